@@ -1,0 +1,394 @@
+//! Events as the kernel writes them into the two ring buffers, and their
+//! checked decoding.
+
+use crate::limits::{MAX_CALLS, MAX_NAME, MAX_PATH};
+use crate::table::AccessMasks;
+
+/// The ring for denials: noise can never push evidence out.
+pub const RING_DENIALS: usize = 0;
+/// The ring for allowed accesses.
+pub const RING_ALLOWS: usize = 1;
+
+/// Call numbers in a small record.
+pub const SMALL_CALLS: usize = 8;
+/// Path bytes in a small record.
+pub const SMALL_PATH: usize = 256;
+
+/// What an event is about.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A file was opened.
+    File = 1,
+    /// A program was executed or mapped as code.
+    Exec = 2,
+    /// A socket was made or used.
+    Network = 3,
+}
+
+/// The operation, by the hook that saw it.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// `security_file_open` (fs/open.c).
+    Open = 1,
+    /// `security_bprm_check` (fs/exec.c).
+    Exec = 2,
+    /// `security_mmap_file` with `PROT_EXEC` (mm/util.c).
+    MapExec = 3,
+    /// `security_socket_create` (net/socket.c).
+    Socket = 4,
+    /// `security_socket_connect` (net/socket.c), and cgroup connect4/6.
+    Connect = 5,
+    /// cgroup sendmsg4/6 (net/ipv4/udp.c, net/ipv6/udp.c).
+    Send = 6,
+}
+
+/// Why an access was judged as it was, when no rule of the policy says so.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The rules of the policy decided; user space names the rule.
+    Rule = 0,
+    /// A rule wants approval and nobody can be asked.
+    ApprovalUnavailable = 1,
+    /// A kernel read failed.
+    ReadFailed = 2,
+    /// More than [`MAX_COMPONENTS`](crate::limits::MAX_COMPONENTS) components.
+    TooDeep = 3,
+    /// More than [`MAX_PATH`] bytes.
+    TooLong = 4,
+    /// The walk did not end at the root of the process's mount namespace.
+    Detached = 5,
+    /// The file has no name any more.
+    Deleted = 6,
+    /// A case-folding directory is on the path.
+    CaseFold = 7,
+    /// The sandbox's cgroup is not registered (being set up or taken down).
+    UnknownSandbox = 8,
+    /// Socket family, type or protocol that no rule can grant.
+    SocketFamily = 9,
+    /// An address of a form that is not understood.
+    AddressForm = 10,
+    /// The event ring was full and the policy says `ring_full = "deny"`.
+    RingFull = 11,
+    /// The table or slot could not be found: an error in guard.
+    Internal = 12,
+    /// Names on the path changed while they were read.
+    Raced = 13,
+    /// Code from memory that no file stands behind (memfd).
+    NoFile = 14,
+}
+
+/// Start of every record.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventHeader {
+    /// Number of the sandbox ([`crate::sandbox::SandboxEntry::sandbox`]).
+    pub sandbox: u64,
+    /// Sequence number in this sandbox and ring, from 0. A gap is a loss.
+    pub kseq: u64,
+    /// `CLOCK_BOOTTIME`, nanoseconds.
+    pub time: u64,
+    /// The sandbox's cgroup id.
+    pub cgroup: u64,
+    /// Rule sets in force at the access.
+    pub active: u64,
+    /// What the table said.
+    pub masks: AccessMasks,
+    /// The slot's epoch.
+    pub epoch: u64,
+    /// Calls in flight; 0 when the lease had run out.
+    pub in_flight: u32,
+    /// Policy generation.
+    pub generation: u32,
+    /// Process id (thread group), in the initial pid namespace.
+    pub pid: u32,
+    /// Thread id.
+    pub tid: u32,
+    /// Parent's process id.
+    pub ppid: u32,
+    /// Effective user id.
+    pub uid: u32,
+    /// `EVENT_*` flags.
+    pub flags: u32,
+    /// Bytes of payload that are valid.
+    pub payload_len: u32,
+    /// [`Kind`].
+    pub kind: u8,
+    /// [`Op`].
+    pub op: u8,
+    /// What was asked: [`crate::table::FileAccess::bit`]s, 0 for sockets.
+    pub access: u8,
+    /// [`crate::matcher::Verdict`].
+    pub verdict: u8,
+    /// [`Reason`].
+    pub reason: u8,
+    /// 0.
+    pub reserved: [u8; 3],
+}
+
+/// The call numbers may be torn: the slot changed while they were copied.
+pub const EVENT_TORN: u32 = 1;
+/// Calls were in flight but the lease had run out.
+pub const EVENT_LEASE_EXPIRED: u32 = 2;
+/// The verdict was not applied (`--audit-only`).
+pub const EVENT_NOT_APPLIED: u32 = 4;
+/// The path is not whole: the walk ended early, see the reason.
+pub const EVENT_PATH_PARTIAL: u32 = 8;
+/// `self` was fed for the process's own number below `/proc`.
+pub const EVENT_PROC_SELF: u32 = 16;
+
+/// Payload of network events.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NetPayload {
+    /// Address, network order; IPv4 as IPv4-mapped.
+    pub addr: [u8; 16],
+    /// Port, host order.
+    pub port: u16,
+    /// `AF_*`.
+    pub family: u16,
+    /// `SOCK_*` without flags, 0 when not known.
+    pub socket_type: u16,
+    /// `IPPROTO_*` or the family's own.
+    pub protocol: u16,
+}
+
+/// Room behind the payload so that the verifier sees a bound for the last
+/// component, whatever the offset.
+const SLACK: usize = MAX_NAME + 1;
+
+/// A record with few candidates and a short path: nearly all.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct SmallEvent {
+    /// What happened.
+    pub header: EventHeader,
+    /// Calls in flight.
+    pub calls: [u64; SMALL_CALLS],
+    /// For files the path **leaf component first, each followed by `/`**
+    /// (`.env/project/srv/`); for sockets a [`NetPayload`].
+    pub payload: [u8; SMALL_PATH + SLACK],
+}
+
+/// A record for anything.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct LargeEvent {
+    /// What happened.
+    pub header: EventHeader,
+    /// Calls in flight.
+    pub calls: [u64; MAX_CALLS],
+    /// As in [`SmallEvent`].
+    pub payload: [u8; MAX_PATH + SLACK],
+}
+
+const _: () = assert!(size_of::<EventHeader>() == 112);
+const _: () = assert!(size_of::<SmallEvent>() == 112 + 64 + 512);
+const _: () = assert!(size_of::<LargeEvent>() == 112 + 512 + 4096 + 256);
+const _: () = assert!(size_of::<NetPayload>() == 24);
+
+#[cfg(feature = "user")]
+pub use decode::{DecodeError, Event, decode};
+
+#[cfg(feature = "user")]
+mod decode {
+    use super::{
+        EventHeader, Kind, LargeEvent, MAX_CALLS, NetPayload, Op, Reason, SMALL_CALLS, SmallEvent,
+    };
+    use crate::matcher::Verdict;
+    use crate::table::AccessMasks;
+
+    /// A record whose every field was checked.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct Event {
+        /// The header, its integers as they came.
+        pub header: EventHeader,
+        /// What it is about.
+        pub kind: Kind,
+        /// The operation.
+        pub op: Op,
+        /// What the policy said.
+        pub verdict: Verdict,
+        /// Why, when not by a rule.
+        pub reason: Reason,
+        /// Numbers of the calls in flight.
+        pub calls: Vec<u64>,
+        /// What was accessed.
+        pub object: Object,
+    }
+
+    /// What was accessed.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub enum Object {
+        /// An absolute path; relative when the walk ended early
+        /// ([`super::EVENT_PATH_PARTIAL`]).
+        Path(Vec<u8>),
+        /// A socket or destination.
+        Net(NetPayload),
+    }
+
+    /// A record that no program of this version writes.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum DecodeError {
+        /// Neither of the two record sizes.
+        Size(usize),
+        /// A field with a value that it cannot have.
+        Field(&'static str, u64),
+    }
+
+    impl std::fmt::Display for DecodeError {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            match self {
+                Self::Size(n) => write!(f, "kernel event of {n} bytes: no record has that size"),
+                Self::Field(name, value) => {
+                    write!(f, "kernel event with {name} = {value}: out of range")
+                }
+            }
+        }
+    }
+
+    impl std::error::Error for DecodeError {}
+
+    struct Reader<'a>(&'a [u8]);
+
+    impl Reader<'_> {
+        fn take<const N: usize>(&mut self) -> [u8; N] {
+            let mut out = [0; N];
+            let (head, tail) = self.0.split_at(N.min(self.0.len()));
+            out[..head.len()].copy_from_slice(head);
+            self.0 = tail;
+            out
+        }
+        fn u64(&mut self) -> u64 {
+            u64::from_ne_bytes(self.take())
+        }
+        fn u32(&mut self) -> u32 {
+            u32::from_ne_bytes(self.take())
+        }
+        fn u16(&mut self) -> u16 {
+            u16::from_ne_bytes(self.take())
+        }
+        fn u8(&mut self) -> u8 {
+            self.take::<1>()[0]
+        }
+    }
+
+    /// Decodes one ring buffer record.
+    ///
+    /// # Errors
+    /// When the record's size or a field is none that this version writes.
+    pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
+        let calls_room = match record.len() {
+            n if n == size_of::<SmallEvent>() => SMALL_CALLS,
+            n if n == size_of::<LargeEvent>() => MAX_CALLS,
+            n => return Err(DecodeError::Size(n)),
+        };
+        let mut r = Reader(record);
+        let header = EventHeader {
+            sandbox: r.u64(),
+            kseq: r.u64(),
+            time: r.u64(),
+            cgroup: r.u64(),
+            active: r.u64(),
+            masks: AccessMasks {
+                allow: r.u64(),
+                deny: r.u64(),
+                approve: r.u64(),
+            },
+            epoch: r.u64(),
+            in_flight: r.u32(),
+            generation: r.u32(),
+            pid: r.u32(),
+            tid: r.u32(),
+            ppid: r.u32(),
+            uid: r.u32(),
+            flags: r.u32(),
+            payload_len: r.u32(),
+            kind: r.u8(),
+            op: r.u8(),
+            access: r.u8(),
+            verdict: r.u8(),
+            reason: r.u8(),
+            reserved: r.take(),
+        };
+        let in_flight = header.in_flight as usize;
+        if in_flight > calls_room {
+            return Err(DecodeError::Field("in_flight", header.in_flight.into()));
+        }
+        let calls: Vec<u64> = (0..calls_room).map(|_| r.u64()).take(in_flight).collect();
+        let mut r = Reader(&record[size_of::<EventHeader>() + 8 * calls_room..]);
+        let len = header.payload_len as usize;
+        if len > r.0.len() {
+            return Err(DecodeError::Field("payload_len", header.payload_len.into()));
+        }
+        let kind = kind(header.kind)?;
+        let object = match kind {
+            Kind::File | Kind::Exec => Object::Path(path(&r.0[..len])),
+            Kind::Network => Object::Net(NetPayload {
+                addr: r.take(),
+                port: r.u16(),
+                family: r.u16(),
+                socket_type: r.u16(),
+                protocol: r.u16(),
+            }),
+        };
+        Ok(Event {
+            kind,
+            op: op(header.op)?,
+            verdict: verdict(header.verdict)?,
+            reason: reason(header.reason)?,
+            calls,
+            object,
+            header,
+        })
+    }
+
+    /// Turns leaf-first components into an absolute path.
+    fn path(leaf_first: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(leaf_first.len() + 1);
+        let trimmed = leaf_first.strip_suffix(b"/").unwrap_or(leaf_first);
+        for component in trimmed.split(|b| *b == b'/').rev() {
+            out.push(b'/');
+            out.extend_from_slice(component);
+        }
+        out
+    }
+
+    macro_rules! checked {
+        ($name:ident, $ty:ident, [$($variant:ident),*]) => {
+            fn $name(value: u8) -> Result<$ty, DecodeError> {
+                $(if value == $ty::$variant as u8 { return Ok($ty::$variant); })*
+                Err(DecodeError::Field(stringify!($name), value.into()))
+            }
+        };
+    }
+    checked!(kind, Kind, [File, Exec, Network]);
+    checked!(op, Op, [Open, Exec, MapExec, Socket, Connect, Send]);
+    checked!(verdict, Verdict, [Allow, Approve, Deny]);
+    checked!(
+        reason,
+        Reason,
+        [
+            Rule,
+            ApprovalUnavailable,
+            ReadFailed,
+            TooDeep,
+            TooLong,
+            Detached,
+            Deleted,
+            CaseFold,
+            UnknownSandbox,
+            SocketFamily,
+            AddressForm,
+            RingFull,
+            Internal,
+            Raced,
+            NoFile
+        ]
+    );
+}
+
+#[cfg(feature = "user")]
+pub use decode::Object;

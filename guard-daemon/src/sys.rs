@@ -1,0 +1,1 @@
+//! The unsafe of this crate: system calls that no well-kept crate wraps safely.

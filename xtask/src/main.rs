@@ -1,0 +1,2 @@
+//! guard's build and test commands.
+fn main() {}
