@@ -1,2 +1,48 @@
-//! guard's build and test commands.
-fn main() {}
+//! guard's build and test commands: `cargo xtask COMMAND`.
+//!
+//! Everything these commands need beyond stable Rust is fetched on first use into one cache
+//! directory (see [`cache`]) and checked by the fetching client's own signatures or hashes.
+
+mod apt;
+mod cache;
+mod ebpf;
+mod process;
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "guard's build and test commands")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Compile the kernel programs into guard-ebpf/guard.bpf.o.
+    Ebpf(ebpf::Args),
+}
+
+/// The root of the checkout that this xtask was built from.
+fn project() -> PathBuf {
+    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().map(PathBuf::from).unwrap_or(manifest)
+}
+
+fn run() -> anyhow::Result<u8> {
+    match Args::parse().command {
+        Command::Ebpf(args) => ebpf::run(&args).map(|()| 0),
+    }
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
