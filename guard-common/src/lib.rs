@@ -9,5 +9,6 @@
 pub mod event;
 pub mod limits;
 pub mod matcher;
+pub mod offsets;
 pub mod sandbox;
 pub mod table;

@@ -1,1 +1,4 @@
 //! The unsafe of this crate: system calls that no well-kept crate wraps safely.
+
+pub mod mapping;
+pub mod probe;

@@ -1,40 +1,28 @@
 //! The kernel side as the supervisor sees it: loading, pinning, adopting,
 //! publishing tables, slots and rings. The only module that uses aya.
 
-use std::os::fd::{OwnedFd, RawFd};
-use std::path::PathBuf;
+mod arena;
+pub mod btf;
+mod canary;
+mod error;
+pub mod load;
+mod slots;
 
-use guard_common::event::{DecodeError, Event};
-use guard_common::sandbox::{Counters, SandboxEntry};
+use std::collections::VecDeque;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
-/// Why the kernel side cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub enum KernelError {
-    /// (variants follow)
-    #[error("{0}")]
-    Other(String),
-}
+use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
+use guard_common::event::{DecodeError, Event, decode};
+use guard_common::sandbox::{Config, Counters, SandboxEntry};
 
-/// A sandbox's slot: its index and the descriptor of its page's map, for the
-/// relay to mmap (one page, shared, read and write, offset 0).
-#[derive(Debug)]
-pub struct SlotHandle {
-    /// Index, also of the counters.
-    pub index: u32,
-    /// The one-page map.
-    pub fd: OwnedFd,
-}
-
-/// A table that lies in the arena.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Published {
-    /// Region.
-    pub region: u32,
-    /// Offset in the region.
-    pub base: u32,
-    /// Bytes.
-    pub len: u32,
-}
+use arena::Arena;
+pub use arena::Published;
+pub use error::KernelError;
+use load::Loaded;
+pub use slots::SlotHandle;
+use slots::Slots;
 
 /// Which ring an event came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,10 +33,29 @@ pub enum Ring {
     Allows,
 }
 
+type Record = (Ring, Result<Event, DecodeError>);
+
 /// The loaded (or adopted) programs and maps.
-#[derive(Debug)]
 pub struct Kernel {
-    _private: (),
+    loaded: Loaded,
+    config: Array<MapData, Config>,
+    sandboxes: HashMap<MapData, u64, SandboxEntry>,
+    counters: Array<MapData, Counters>,
+    denials: RingBuf<MapData>,
+    allows: RingBuf<MapData>,
+    arena: Arena,
+    slots: Slots,
+    /// Events taken from a ring by the self-test that were not its own.
+    waiting: VecDeque<Record>,
+    parent: Option<PathBuf>,
+}
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kernel")
+            .field("pins", &self.loaded.dir)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Kernel {
@@ -57,82 +64,270 @@ impl Kernel {
     /// # Errors
     /// When the kernel cannot enforce, with what to change.
     pub fn load_or_adopt() -> Result<Self, KernelError> {
-        Err(KernelError::Other("not written yet".into()))
+        let mut loaded = load::load_or_adopt()?;
+        let mut take = |name: &'static str| -> Result<Map, KernelError> {
+            loaded.maps.remove(name).ok_or(KernelError::Map {
+                map: name,
+                reason: "missing".into(),
+            })
+        };
+        let arena_map = take("ARENA")?;
+        let Map::Array(arena_data) = &arena_map else {
+            return Err(KernelError::Map {
+                map: "ARENA",
+                reason: "not an array".into(),
+            });
+        };
+        let arena = Arena::new(std::os::fd::AsFd::as_fd(arena_data.fd()))?;
+        let config = Array::try_from(take("CONFIG")?).map_err(KernelError::map("CONFIG"))?;
+        let sandboxes =
+            HashMap::try_from(take("SANDBOXES")?).map_err(KernelError::map("SANDBOXES"))?;
+        let counters = Array::try_from(take("COUNTERS")?).map_err(KernelError::map("COUNTERS"))?;
+        let denials = RingBuf::try_from(take("DENIALS")?).map_err(KernelError::map("DENIALS"))?;
+        let allows = RingBuf::try_from(take("ALLOWS")?).map_err(KernelError::map("ALLOWS"))?;
+        let Map::ArrayOfMaps(pages) = take("SLOTS")? else {
+            return Err(KernelError::Map {
+                map: "SLOTS",
+                reason: "not an array of maps".into(),
+            });
+        };
+        let mut kernel = Self {
+            slots: Slots::new(pages, loaded.adopted)?,
+            config,
+            sandboxes,
+            counters,
+            denials,
+            allows,
+            arena,
+            waiting: VecDeque::new(),
+            parent: None,
+            loaded,
+        };
+        for (_, entry) in kernel.sandboxes() {
+            kernel.slots.adopt(entry.slot);
+            kernel.arena.adopt(entry.region, entry.base);
+        }
+        kernel.slots.fill_one()?;
+        Ok(kernel)
     }
+
     /// Whether the programs were there already.
     #[must_use]
     pub fn adopted(&self) -> bool {
-        false
+        self.loaded.adopted
     }
+
+    /// What each program cost to load; empty after an adoption.
+    #[must_use]
+    pub fn costs(&self) -> &[load::ProgramCost] {
+        &self.loaded.costs
+    }
+
     /// Names the cgroup that all sandboxes live under, and attaches the
     /// address programs to it. Idempotent; call before each launch, since a
     /// parent that was removed and made again has a new id.
     ///
     /// # Errors
     /// When the map cannot be written or the programs cannot be attached.
-    pub fn set_parent(&mut self, _cgroup_dir: &std::path::Path) -> Result<(), KernelError> {
+    pub fn set_parent(&mut self, cgroup_dir: &Path) -> Result<(), KernelError> {
+        let dir = std::fs::File::open(cgroup_dir).map_err(KernelError::io(format!(
+            "open the cgroup {}",
+            cgroup_dir.display()
+        )))?;
+        let id = dir
+            .metadata()
+            .map_err(KernelError::io("read a cgroup's id"))?
+            .ino();
+        let config = Config {
+            parent_cgroup: id,
+            parent_level: level(cgroup_dir)?,
+            reserved: 0,
+        };
+        let current = self.config.get(&0, 0).map_err(KernelError::map("CONFIG"))?;
+        if current != config {
+            load::attach_cgroup(&mut self.loaded, &dir)?;
+            self.config
+                .set(0, config, 0)
+                .map_err(KernelError::map("CONFIG"))?;
+        }
+        self.parent = Some(cgroup_dir.to_path_buf());
         Ok(())
     }
+
     /// Takes a fresh, zeroed slot.
     ///
     /// # Errors
     /// When [`guard_common::limits::MAX_SANDBOXES`] are in use.
     pub fn allocate_slot(&mut self) -> Result<SlotHandle, KernelError> {
-        Err(KernelError::Other("not written yet".into()))
+        let handle = self.slots.allocate()?;
+        self.counters
+            .set(handle.index, Counters::default(), 0)
+            .map_err(KernelError::map("COUNTERS"))?;
+        Ok(handle)
     }
-    /// Gives a slot back once its sandbox is gone.
-    pub fn release_slot(&mut self, _index: u32) {}
-    /// Writes a table into free room of the arena. The same bytes are stored once and counted.
-    ///
-    /// # Errors
-    /// When the arena is full.
-    pub fn publish(&mut self, _table: &[u8]) -> Result<Published, KernelError> {
-        Err(KernelError::Other("not written yet".into()))
-    }
-    /// Gives a table's room back when nobody else uses it.
-    pub fn retire(&mut self, _table: Published) {}
-    /// Puts a sandbox in force: from here on its processes are judged by its table.
+
+    /// Puts one more page into the pool of slots when few are ready: 14 to
+    /// 31 ms on kernels before 7, so call it when nobody waits. True when
+    /// there is more to do.
     ///
     /// # Errors
     /// When the map cannot be written.
-    pub fn register(&mut self, _cgroup_id: u64, _entry: SandboxEntry) -> Result<(), KernelError> {
-        Ok(())
+    pub fn fill_pool(&mut self) -> Result<bool, KernelError> {
+        self.slots.fill_one()
     }
+
+    /// Gives a slot back. Its relay must be gone: the page is used again.
+    pub fn release_slot(&mut self, index: u32) {
+        self.slots.release(index);
+    }
+
+    /// Writes a table into free room of the arena. The same bytes are stored
+    /// once and counted.
+    ///
+    /// # Errors
+    /// When the arena is full.
+    pub fn publish(&mut self, table: &[u8]) -> Result<Published, KernelError> {
+        self.arena.publish(table)
+    }
+
+    /// Gives a table's room back when nobody else uses it.
+    pub fn retire(&mut self, table: Published) {
+        self.arena.retire(table);
+    }
+
+    /// Where the table of an adopted sandbox lies.
+    #[must_use]
+    pub fn table_of(&mut self, entry: &SandboxEntry) -> Option<Published> {
+        let table = self.arena.adopt(entry.region, entry.base)?;
+        // Adoption counted this user already.
+        self.arena.retire(table);
+        Some(table)
+    }
+
+    /// Puts a sandbox in force: from here on its processes are judged by its
+    /// table. Replaces a former entry whole.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn register(&mut self, cgroup_id: u64, entry: SandboxEntry) -> Result<(), KernelError> {
+        self.sandboxes
+            .insert(cgroup_id, entry, 0)
+            .map_err(KernelError::map("SANDBOXES"))
+    }
+
     /// Forgets a sandbox. A process that is still in its cgroup is denied everything.
-    pub fn unregister(&mut self, _cgroup_id: u64) {}
+    pub fn unregister(&mut self, cgroup_id: u64) {
+        if let Err(error) = self.sandboxes.remove(&cgroup_id) {
+            tracing::debug!(cgroup_id, %error, "a sandbox was not registered");
+        }
+    }
+
     /// Clears a slot: no call in flight, background rules.
-    pub fn clear_slot(&mut self, _index: u32) {}
+    pub fn clear_slot(&mut self, index: u32) {
+        if let Err(error) = self.slots.clear(index) {
+            tracing::error!(index, %error, "a slot cannot be cleared; its lease ends by itself");
+        }
+    }
+
     /// Sandboxes that are registered (after adoption: those of the last supervisor).
     #[must_use]
     pub fn sandboxes(&self) -> Vec<(u64, SandboxEntry)> {
-        Vec::new()
+        self.sandboxes.iter().flatten().collect()
     }
+
     /// Counters of a slot.
     ///
     /// # Errors
     /// When the map cannot be read.
-    pub fn counters(&self, _slot: u32) -> Result<Counters, KernelError> {
-        Ok(Counters::default())
+    pub fn counters(&self, slot: u32) -> Result<Counters, KernelError> {
+        self.counters
+            .get(&slot, 0)
+            .map_err(KernelError::map("COUNTERS"))
     }
+
     /// Descriptors to poll for reading: when one is readable, [`Self::drain`].
+    /// Allowed accesses wake nobody until many are waiting: drain them by a
+    /// timer too.
     #[must_use]
     pub fn ring_fds(&self) -> [RawFd; 2] {
-        [-1, -1]
+        [self.denials.as_raw_fd(), self.allows.as_raw_fd()]
     }
+
     /// Takes what is in both rings, denials first.
-    pub fn drain(&mut self, _each: &mut dyn FnMut(Ring, Result<Event, DecodeError>)) {}
-    /// Opens a canary file from a probe cgroup and requires the denial and its event.
+    pub fn drain(&mut self, each: &mut dyn FnMut(Ring, Result<Event, DecodeError>)) {
+        for (ring, record) in self.waiting.drain(..) {
+            each(ring, record);
+        }
+        while let Some(record) = self.denials.next() {
+            each(Ring::Denials, decode(&record));
+        }
+        while let Some(record) = self.allows.next() {
+            each(Ring::Allows, decode(&record));
+        }
+    }
+
+    fn put_back(&mut self, records: Vec<Record>) {
+        self.waiting.extend(records);
+    }
+
+    /// Opens a canary file from a probe in a cgroup of its own and requires
+    /// the denial and its event. After [`Self::set_parent`].
     ///
     /// # Errors
     /// When the kernel did not deny, or said nothing.
     pub fn canary(&mut self) -> Result<(), KernelError> {
-        Ok(())
+        let parent = self
+            .parent
+            .clone()
+            .ok_or_else(|| KernelError::Canary("no parent cgroup was set".into()))?;
+        canary::run(self, &parent)
     }
+
     /// Where things are pinned.
     #[must_use]
     pub fn pin_dir(&self) -> PathBuf {
-        PathBuf::new()
+        self.loaded.dir.clone()
     }
+
     /// Detaches and unpins everything. Only without sandboxes.
-    pub fn teardown(self) {}
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn teardown(self) -> Result<(), KernelError> {
+        let dir = self.loaded.dir.clone();
+        drop(self);
+        load::remove_tree(&dir)?;
+        // Other versions' pins may be there: then the root stays.
+        let _ = std::fs::remove_dir(load::pin_root());
+        Ok(())
+    }
+}
+
+/// Level of a cgroup below the root of the hierarchy that this process sees
+/// mounted, which is the initial one: guard refuses to run in a cgroup
+/// namespace of its own.
+fn level(dir: &Path) -> Result<u32, KernelError> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")
+        .map_err(KernelError::io("read /proc/self/mountinfo"))?;
+    for line in mounts.lines() {
+        let mut sides = line.split(" - ");
+        let (Some(left), Some(right)) = (sides.next(), sides.next()) else {
+            continue;
+        };
+        if right.split(' ').next() != Some("cgroup2") {
+            continue;
+        }
+        let mut fields = left.split(' ').skip(3);
+        let (Some(root), Some(point)) = (fields.next(), fields.next()) else {
+            continue;
+        };
+        if let Ok(below) = dir.strip_prefix(point) {
+            let above = Path::new(root).components().count() - 1;
+            return Ok((above + below.components().count()) as u32);
+        }
+    }
+    Err(KernelError::Canary(format!(
+        "{} is not on a cgroup2 mount",
+        dir.display()
+    )))
 }

@@ -1,0 +1,121 @@
+//! Judging a destination.
+
+use guard_common::event::{Kind, NetPayload, Op, Reason};
+use guard_common::limits::MAX_NET_RULES;
+use guard_common::matcher::{Table, Verdict, add_net_rule, decide};
+use guard_common::table::AccessMasks;
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::bpf_loop;
+
+use super::table;
+use crate::emit::{Access, Payload, conclude};
+use crate::path::ArenaTable;
+use crate::subject::Subject;
+
+/// The prefix of an IPv4-mapped address, low half, host order.
+const MAPPED: u64 = 0xffff_0000_0000;
+
+/// An IPv4 address (network order, as in `sin_addr`) as IPv4-mapped halves.
+#[inline(always)]
+pub fn mapped(address: u32) -> (u64, u64) {
+    (0, MAPPED | u32::from_be(address) as u64)
+}
+
+/// Four words of an IPv6 address (network order) as halves in host order.
+#[inline(always)]
+pub fn halves(words: [u32; 4]) -> (u64, u64) {
+    (
+        (u32::from_be(words[0]) as u64) << 32 | u32::from_be(words[1]) as u64,
+        (u32::from_be(words[2]) as u64) << 32 | u32::from_be(words[3]) as u64,
+    )
+}
+
+/// The payload for a destination.
+#[inline(always)]
+pub fn payload(family: u16, addr: (u64, u64), port: u16, socket_type: u16, protocol: u16) -> NetPayload {
+    let mut bytes = [0u8; 16];
+    let (hi, lo) = (addr.0.to_be_bytes(), addr.1.to_be_bytes());
+    let mut i = 0;
+    while i < 8 {
+        bytes[i] = hi[i];
+        bytes[i + 8] = lo[i];
+        i += 1;
+    }
+    NetPayload { addr: bytes, port, family, socket_type, protocol }
+}
+
+#[repr(C)]
+struct Scan {
+    table: ArenaTable,
+    net_rules: u32,
+    net_len: u32,
+    addr: (u64, u64),
+    port: u16,
+    masks: AccessMasks,
+}
+
+#[inline(never)]
+extern "C" fn scan_rule(index: u64, context: *mut c_void) -> u64 {
+    // SAFETY: bpf_loop hands back the context of `judge_destination`.
+    let scan = unsafe { &mut *context.cast::<Scan>() };
+    let index = index as u32;
+    if index >= scan.net_len || index >= MAX_NET_RULES {
+        return 1;
+    }
+    let (table, net_rules, addr, port) = (scan.table, scan.net_rules, scan.addr, scan.port);
+    add_net_rule(&table, net_rules, index, addr, port, &mut scan.masks);
+    0
+}
+
+/// Judges and reports a destination. True: refuse.
+#[inline(always)]
+pub fn judge_destination(subject: &Subject, op: Op, addr: (u64, u64), net: NetPayload, silent_allow: bool) -> bool {
+    let mut access = Access {
+        kind: Kind::Network,
+        op,
+        bits: 0,
+        verdict: Verdict::Deny,
+        reason: Reason::Internal,
+        masks: AccessMasks::default(),
+        fed_self: false,
+    };
+    if let Some(table) = table(subject) {
+        let mut scan = Scan {
+            table,
+            net_rules: table.u32(36),
+            net_len: table.u32(40),
+            addr,
+            port: net.port,
+            masks: AccessMasks::default(),
+        };
+        // SAFETY: the callback takes exactly this context.
+        unsafe {
+            bpf_loop(MAX_NET_RULES, scan_rule as *mut c_void, (&raw mut scan).cast::<c_void>(), 0);
+        }
+        access.masks = scan.masks;
+        access.verdict = decide(scan.masks, subject.active);
+        access.reason =
+            if access.verdict == Verdict::Approve { Reason::ApprovalUnavailable } else { Reason::Rule };
+    }
+    if silent_allow && access.verdict == Verdict::Allow {
+        return false;
+    }
+    conclude(subject, &access, &Payload::Net(net))
+}
+
+/// Reports what no rule can grant. True: refuse.
+#[inline(always)]
+pub fn refuse_socket(subject: &Subject, op: Op, reason: Reason, net: NetPayload) -> bool {
+    let access = Access {
+        kind: Kind::Network,
+        op,
+        bits: 0,
+        verdict: Verdict::Deny,
+        reason,
+        masks: AccessMasks::default(),
+        fed_self: false,
+    };
+    conclude(subject, &access, &Payload::Net(net))
+}

@@ -1,0 +1,85 @@
+//! Reads of kernel memory, at offsets that the loader took from the running
+//! kernel's BTF.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::{bpf_get_current_task_btf, bpf_probe_read_kernel};
+use guard_common::offsets::Offsets;
+
+/// Filled by the loader, frozen before the programs are verified: the
+/// verifier knows each value as a constant.
+#[unsafe(no_mangle)]
+static OFFSETS: Offsets = Offsets::from_array([0; Offsets::FIELDS.len()]);
+
+/// One offset, by name.
+macro_rules! offset {
+    ($field:ident) => {
+        $crate::kernel::load_offset(core::mem::offset_of!(guard_common::offsets::Offsets, $field))
+    };
+}
+pub(crate) use offset;
+
+/// Reads one offset. Volatile, so that the compiler does not take the zeros
+/// that it sees for the values that the loader writes.
+#[inline(always)]
+pub fn load_offset(at: usize) -> usize {
+    // SAFETY: `at` is the place of a u32 in a live static.
+    unsafe { core::ptr::read_volatile((&raw const OFFSETS).cast::<u8>().add(at).cast::<u32>()) as usize }
+}
+
+/// A pointer that the verifier knows the type of: its fields are loaded directly.
+#[derive(Clone, Copy)]
+pub struct Typed(pub *const c_void);
+
+impl Typed {
+    /// Loads a pointer field.
+    ///
+    /// # Safety
+    /// `offset` must be that of a pointer field of this object's type: the
+    /// verifier refuses the program otherwise.
+    #[inline(always)]
+    pub unsafe fn pointer(self, offset: usize) -> Self {
+        // SAFETY: by contract; a fault reads as zero (BPF_PROBE_MEM).
+        Self(unsafe { core::ptr::read_volatile(self.0.cast::<u8>().add(offset).cast::<*const c_void>()) })
+    }
+
+    /// Loads a 32-bit field.
+    ///
+    /// # Safety
+    /// As for [`Self::pointer`].
+    #[inline(always)]
+    pub unsafe fn u32(self, offset: usize) -> u32 {
+        // SAFETY: by contract.
+        unsafe { core::ptr::read_volatile(self.0.cast::<u8>().add(offset).cast::<u32>()) }
+    }
+
+    /// Loads a 16-bit field.
+    ///
+    /// # Safety
+    /// As for [`Self::pointer`].
+    #[inline(always)]
+    pub unsafe fn u16(self, offset: usize) -> u16 {
+        // SAFETY: by contract.
+        unsafe { core::ptr::read_volatile(self.0.cast::<u8>().add(offset).cast::<u16>()) }
+    }
+
+    /// The address as a number, for pointer chains that have no type.
+    #[inline(always)]
+    pub fn address(self) -> u64 {
+        self.0 as u64
+    }
+}
+
+/// Reads from an untyped kernel address.
+#[inline(always)]
+pub fn read<T>(address: u64) -> Option<T> {
+    // SAFETY: the helper checks the address and fails on a fault.
+    unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
+}
+
+/// The running task.
+#[inline(always)]
+pub fn current() -> Typed {
+    // SAFETY: the helper always returns the running task.
+    Typed(unsafe { bpf_get_current_task_btf() }.cast::<c_void>())
+}
