@@ -75,3 +75,14 @@ pub(crate) fn remove(directory: &Path) -> Result<()> {
         }
     }
 }
+
+/// A short key for an entry that is made from `inputs` (FNV-1a).
+pub(crate) fn key(inputs: &[&str]) -> String {
+    let hash = inputs
+        .iter()
+        .flat_map(|input| input.bytes().chain([0]))
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+    format!("{hash:016x}")
+}

@@ -7,6 +7,7 @@ mod apt;
 mod cache;
 mod ebpf;
 mod process;
+mod vm;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -23,6 +24,9 @@ struct Args {
 enum Command {
     /// Compile the kernel programs into guard-ebpf/guard.bpf.o.
     Ebpf(ebpf::Args),
+    /// Boot a test machine.
+    #[command(subcommand)]
+    Vm(vm::Command),
 }
 
 /// The root of the checkout that this xtask was built from.
@@ -34,6 +38,7 @@ fn project() -> PathBuf {
 fn run() -> anyhow::Result<u8> {
     match Args::parse().command {
         Command::Ebpf(args) => ebpf::run(&args).map(|()| 0),
+        Command::Vm(command) => vm::run(command),
     }
 }
 

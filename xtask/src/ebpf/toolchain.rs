@@ -160,12 +160,12 @@ fn library_source(sysroot: &Path, version: &str) -> Result<PathBuf> {
 /// A private sysroot: links to the user's, and the library source where cargo looks for it.
 fn overlay(sysroot: &Path, library: &Path, version: &str) -> Result<PathBuf> {
     let script = wrapper(sysroot);
-    let key = fnv(&format!(
-        "{}|{}|{script}",
-        sysroot.display(),
-        library.display()
-    ));
-    cache::entry(&format!("sysroot-{version}-{key:016x}"), |partial| {
+    let key = cache::key(&[
+        &sysroot.display().to_string(),
+        &library.display().to_string(),
+        &script,
+    ]);
+    cache::entry(&format!("sysroot-{version}-{key}"), |partial| {
         link_all(sysroot, partial, &["lib"])?;
         link_all(&sysroot.join("lib"), &partial.join("lib"), &["rustlib"])?;
         let rustlib = partial.join("lib/rustlib");
@@ -216,11 +216,4 @@ fn link_all(from: &Path, to: &Path, but: &[&str]) -> Result<()> {
             .with_context(|| format!("could not link {}", entry.path().display()))?;
     }
     Ok(())
-}
-
-/// FNV-1a, enough to tell cache entries apart.
-fn fnv(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }

@@ -1,0 +1,411 @@
+//! One boot: starts QEMU, passes the command's output on, keeps the deadline, gives the result.
+
+use super::cpio::Archive;
+use super::guest::Binaries;
+use super::image::{self, With};
+use super::kernels::Kernel;
+use super::qemu::Qemu;
+use super::verdict::{Control, File, Verdict, judge};
+use crate::project;
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// The ports between guest and host, in the order of [`Channels`].
+const PORTS: [&str; 3] = ["guard.out", "guard.err", "guard.control"];
+
+/// Where the command's output goes.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Sink {
+    /// To this process's own standard output and error, as it comes.
+    Inherit,
+    /// Into [`Finished`].
+    Capture,
+    /// No command: a shell on this terminal.
+    Terminal,
+}
+
+/// What to boot and run.
+pub(crate) struct Boot {
+    kernel: Kernel,
+    qemu: Qemu,
+    image: PathBuf,
+    init: PathBuf,
+    /// Files and directories of this machine, and their paths in the guest.
+    pub(crate) add: Vec<(PathBuf, String)>,
+    /// Paths in the guest, and where they go on this machine.
+    pub(crate) out: Vec<(String, String)>,
+    pub(crate) command: Vec<String>,
+    pub(crate) directory: String,
+    /// MiB.
+    pub(crate) memory: u32,
+    pub(crate) timeout: Duration,
+    pub(crate) icount: bool,
+    pub(crate) sink: Sink,
+}
+
+/// A boot that gave a verdict.
+pub(crate) struct Finished {
+    /// The command's exit status.
+    pub(crate) status: i32,
+    /// What it wrote, where [`Sink::Capture`] was asked for.
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
+}
+
+impl Boot {
+    /// A boot of `kernel` with this checkout's programs in PATH.
+    pub(crate) fn new(kernel: Kernel, with: &[With], binaries: &Binaries) -> Result<Self> {
+        Ok(Self {
+            kernel,
+            qemu: Qemu::find()?,
+            image: image::fetch(with)?,
+            init: binaries.init(),
+            add: binaries.in_path(),
+            out: Vec::new(),
+            command: Vec::new(),
+            directory: "/root".into(),
+            memory: 2048,
+            timeout: Duration::from_secs(300),
+            icount: false,
+            sink: Sink::Inherit,
+        })
+    }
+
+    /// The kernel's release, as `6.12.95+deb12-cloud-amd64`.
+    pub(crate) fn release(&self) -> &str {
+        &self.kernel.release
+    }
+
+    /// Boots, runs, and powers off. A boot that dies before the first process is tried once more.
+    ///
+    /// # Errors
+    /// When the machine gave no verdict, or its kernel complained. The console log is kept then.
+    pub(crate) fn run(&self) -> Result<Finished> {
+        match self.attempt()? {
+            (Verdict::DiedEarly(why), console, _) => {
+                eprintln!(
+                    "xtask: WARNING: {}: {why}; console: {}; trying once more",
+                    self.kernel.release,
+                    console.display()
+                );
+                let (verdict, console, finished) = self.attempt()?;
+                self.conclude(verdict, &console, finished)
+            }
+            (verdict, console, finished) => self.conclude(verdict, &console, finished),
+        }
+    }
+
+    fn conclude(
+        &self,
+        verdict: Verdict,
+        console: &Path,
+        mut finished: Finished,
+    ) -> Result<Finished> {
+        match verdict {
+            Verdict::Status(status) => {
+                fs::remove_file(console).ok();
+                finished.status = status;
+                Ok(finished)
+            }
+            Verdict::DiedEarly(why) | Verdict::Failed(why) => {
+                if self.sink == Sink::Capture {
+                    eprint!("{}", String::from_utf8_lossy(&finished.stdout));
+                    eprint!("{}", String::from_utf8_lossy(&finished.stderr));
+                }
+                bail!(
+                    "{}: {why}; console: {}",
+                    self.kernel.release,
+                    console.display()
+                )
+            }
+        }
+    }
+
+    fn attempt(&self) -> Result<(Verdict, PathBuf, Finished)> {
+        let work = Work::new(&self.kernel.release)?;
+        let initrd = work.directory.join("initrd");
+        fs::write(&initrd, self.archive()?)
+            .with_context(|| format!("could not write {}", initrd.display()))?;
+        let channels = Channels::listen(&work.directory, self.sink)?;
+        let mut machine = self.start(&work, &initrd)?;
+        let timed_out = wait(&mut machine, self.timeout)?;
+        let [stdout, stderr, control] = channels.finish()?;
+        let control = Control::parse(&control)?;
+        let console = fs::read(&work.console).unwrap_or_default();
+        let verdict = judge(&control, &String::from_utf8_lossy(&console), timed_out);
+        if matches!(verdict, Verdict::Status(_)) {
+            self.deliver(&control)?;
+        }
+        Ok((
+            verdict,
+            work.console.clone(),
+            Finished {
+                status: -1,
+                stdout,
+                stderr,
+            },
+        ))
+    }
+
+    /// The initial file system: first process, orders, modules, added files.
+    fn archive(&self) -> Result<Vec<u8>> {
+        let mut archive = Archive::default();
+        archive.copy(&self.init, "init")?;
+        archive.file("orders", 0o600, &self.orders())?;
+        for (place, module) in self.kernel.modules.iter().enumerate() {
+            let name = module.file_name().unwrap_or_default().to_string_lossy();
+            archive.copy(module, &format!("modules/{place:02}-{name}"))?;
+        }
+        for (host, guest) in &self.add {
+            let Some(path) = guest.strip_prefix('/') else {
+                bail!("{guest} is not an absolute path of the guest");
+            };
+            archive.copy(host, &format!("add/{path}"))?;
+        }
+        archive.finish()
+    }
+
+    fn orders(&self) -> Vec<u8> {
+        let mut orders = Vec::new();
+        let mut field = |key: &str, value: &str| {
+            orders.extend_from_slice(format!("{key}={value}\0").as_bytes());
+        };
+        field("directory", &self.directory);
+        if self.sink == Sink::Terminal {
+            field("shell", "1");
+        }
+        self.command
+            .iter()
+            .for_each(|argument| field("arg", argument));
+        self.out.iter().for_each(|(guest, _)| field("out", guest));
+        orders
+    }
+
+    fn start(&self, work: &Work, initrd: &Path) -> Result<Child> {
+        let mut command = self.qemu.command();
+        command.args([
+            "-machine",
+            "q35",
+            "-cpu",
+            "max",
+            "-display",
+            "none",
+            "-nic",
+            "none",
+            "-no-reboot",
+        ]);
+        command.args(["-no-user-config", "-m", &self.memory.to_string()]);
+        if self.icount {
+            command.args([
+                "-accel",
+                "tcg,thread=single",
+                "-icount",
+                "shift=0",
+                "-smp",
+                "1",
+            ]);
+        } else {
+            command.args(["-accel", "tcg,thread=multi", "-smp", "2"]);
+        }
+        command
+            .arg("-kernel")
+            .arg(&self.kernel.image)
+            .arg("-initrd")
+            .arg(initrd);
+        // `quiet` keeps the slow console out of the way; errors and worse still show.
+        command.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]);
+        command.args([
+            "-drive",
+            &format!(
+                "file={},if=virtio,format=raw,snapshot=on",
+                self.image.display()
+            ),
+        ]);
+        command.args(["-device", "virtio-serial-pci"]);
+        for port in PORTS {
+            let socket = work.directory.join(port);
+            command.args([
+                "-chardev",
+                &format!("socket,id={port},path={}", socket.display()),
+            ]);
+            command.args([
+                "-device",
+                &format!("virtserialport,chardev={port},name={port}"),
+            ]);
+        }
+        if self.sink == Sink::Terminal {
+            command.args(["-serial", "mon:stdio"]);
+        } else {
+            command.args([
+                "-monitor",
+                "none",
+                "-serial",
+                &format!("file:{}", work.console.display()),
+            ]);
+            command.stdin(Stdio::null());
+        }
+        command.spawn().context("could not start QEMU")
+    }
+
+    /// Writes the files out of the guest where they were asked for.
+    fn deliver(&self, control: &Control) -> Result<()> {
+        if let Some(path) = control.missing.first() {
+            bail!("the guest has no {path}");
+        }
+        for (guest, host) in &self.out {
+            let wanted =
+                |file: &&File| file.path == *guest || file.path.starts_with(&format!("{guest}/"));
+            for file in control.files.iter().filter(wanted) {
+                let target = PathBuf::from(format!("{host}{}", &file.path[guest.len()..]));
+                write(file, &target)
+                    .with_context(|| format!("could not write {}", target.display()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn write(file: &File, target: &Path) -> Result<()> {
+    let Some(content) = &file.content else {
+        return Ok(fs::create_dir_all(target)?);
+    };
+    if let Some(parent) = target.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    fs::write(target, content)?;
+    Ok(fs::set_permissions(
+        target,
+        fs::Permissions::from_mode(file.mode),
+    )?)
+}
+
+/// Waits for the end, or makes it at the deadline. True when the deadline passed.
+fn wait(machine: &mut Child, timeout: Duration) -> Result<bool> {
+    let started = Instant::now();
+    loop {
+        if let Some(status) = machine.try_wait().context("could not wait for QEMU")? {
+            if !status.success() {
+                eprintln!("xtask: QEMU ended with {status}");
+            }
+            return Ok(false);
+        }
+        if started.elapsed() > timeout {
+            machine.kill().context("could not kill QEMU")?;
+            machine.wait().context("could not wait for QEMU")?;
+            return Ok(true);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Files of one boot. The directory goes away; the console log stays until the verdict is good.
+struct Work {
+    directory: PathBuf,
+    console: PathBuf,
+}
+
+impl Work {
+    fn new(release: &str) -> Result<Self> {
+        static BOOTS: AtomicU32 = AtomicU32::new(0);
+        let boot = BOOTS.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}-{boot}", std::process::id());
+        // Socket paths are limited to 108 bytes, so not below the checkout.
+        let directory = std::env::temp_dir().join(format!("guard-vm-{name}"));
+        fs::create_dir(&directory)
+            .with_context(|| format!("could not create {}", directory.display()))?;
+        let logs = project().join("target/vm");
+        fs::create_dir_all(&logs)
+            .with_context(|| format!("could not create {}", logs.display()))?;
+        Ok(Self {
+            directory,
+            console: logs.join(format!("console-{release}-{name}.log")),
+        })
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.directory).ok();
+    }
+}
+
+/// The host's ends of the ports, each read by a thread of its own.
+struct Channels {
+    readers: [JoinHandle<std::io::Result<Vec<u8>>>; 3],
+    sockets: [PathBuf; 3],
+}
+
+impl Channels {
+    fn listen(directory: &Path, sink: Sink) -> Result<Self> {
+        let sockets = PORTS.map(|port| directory.join(port));
+        let listener = |index: usize| {
+            UnixListener::bind(&sockets[index])
+                .with_context(|| format!("could not listen on {}", sockets[index].display()))
+        };
+        let readers = [
+            read(
+                listener(0)?,
+                (sink == Sink::Inherit)
+                    .then(|| Box::new(std::io::stdout()) as Box<dyn Write + Send>),
+            ),
+            read(
+                listener(1)?,
+                (sink == Sink::Inherit)
+                    .then(|| Box::new(std::io::stderr()) as Box<dyn Write + Send>),
+            ),
+            read(listener(2)?, None),
+        ];
+        Ok(Self { readers, sockets })
+    }
+
+    /// What came, to the end. QEMU must have ended.
+    fn finish(self) -> Result<[Vec<u8>; 3]> {
+        for socket in &self.sockets {
+            // Frees a reader whose port QEMU never opened.
+            drop(std::os::unix::net::UnixStream::connect(socket));
+        }
+        let mut parts = Vec::new();
+        for reader in self.readers {
+            let part = match reader.join() {
+                Ok(part) => part.context("could not read from the guest")?,
+                Err(_) => bail!("a reader of the guest's output died"),
+            };
+            parts.push(part);
+        }
+        parts
+            .try_into()
+            .map_err(|_| anyhow::anyhow!("three ports were expected"))
+    }
+}
+
+/// Passes on what comes from the first peer, or keeps it.
+fn read(
+    listener: UnixListener,
+    pass: Option<Box<dyn Write + Send>>,
+) -> JoinHandle<std::io::Result<Vec<u8>>> {
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept()?;
+        let mut kept = Vec::new();
+        let Some(mut pass) = pass else {
+            stream.read_to_end(&mut kept)?;
+            return Ok(kept);
+        };
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            let length = stream.read(&mut buffer)?;
+            if length == 0 {
+                return Ok(kept);
+            }
+            pass.write_all(&buffer[..length])?;
+            pass.flush()?;
+        }
+    })
+}
