@@ -1,1 +1,21 @@
-//! (owner writes this)
+//! Evidence: what happened, as data. Kernel events and relay records become
+//! [`event::AuditEvent`]s, the chain numbers and links them, a sink keeps them.
+//!
+//! Knows nothing of BPF. `docs/audit.schema.json` is the contract of the lines;
+//! `docs/audit.md` says it in words.
+#![forbid(unsafe_code)]
+
+pub mod chain;
+pub mod clock;
+pub mod enrich;
+pub mod event;
+pub mod loss;
+pub mod sink;
+pub mod verify;
+pub mod words;
+
+pub use enrich::{from_call_end, from_call_start, from_gap, from_kernel, from_protocol_note};
+pub use event::AuditEvent;
+
+#[cfg(test)]
+mod samples;

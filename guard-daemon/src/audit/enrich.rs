@@ -1,0 +1,485 @@
+//! From kernel events and relay records to audit events. Pure: what a number
+//! stands for is asked of the caller.
+
+use guard_common::event::{
+    EVENT_LEASE_EXPIRED, EVENT_NOT_APPLIED, EVENT_PATH_PARTIAL, EVENT_PROC_SELF, EVENT_TORN, Event,
+    Kind, NetPayload, Object, Op as KernelOp,
+};
+use guard_common::matcher::Verdict as KernelVerdict;
+use guard_common::table::FileAccess as TableAccess;
+
+use super::clock::{Clock, from_nanos};
+use super::event::{
+    Access, Alert, Attribution, AuditEvent, Body, Call, CallInfo, FileAccess, Loss, Mode, Network,
+    Op, Process, Protocol, RuleRef, SandboxRef, Side, Verdict, readable,
+};
+use super::loss::Gap;
+use super::words::{Digest, Reason, Word};
+use crate::wire::{CallEnd, CallStart, ProtocolNote};
+
+/// Bytes of text from a relay that an alert repeats.
+const QUOTE: usize = 512;
+
+/// What user space knows about an event besides what the kernel says.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// Id of the boot.
+    pub boot: &'a str,
+    /// Kernel time to wall time.
+    pub clock: Clock,
+    /// The sandbox, as it was in the event's policy generation.
+    pub sandbox: &'a SandboxRef,
+    /// What the process ran when the event was read, if it was still there.
+    pub exe: Option<&'a [u8]>,
+    /// The rule that decided.
+    pub rule: Option<&'a RuleRef>,
+}
+
+/// The audit event of a kernel event. `calls` finds the record of a call
+/// number; a number without a record stays in the event as a number.
+///
+/// A kernel event whose operation does not belong to its kind becomes an
+/// alert: nothing that the kernel reports is dropped.
+#[must_use]
+pub fn from_kernel(
+    event: &Event,
+    calls: &dyn Fn(u64) -> Option<CallInfo>,
+    known: &Known<'_>,
+) -> AuditEvent {
+    let header = &event.header;
+    let time = known.clock.wall(header.time);
+    let sandbox = Some(known.sandbox.clone());
+    let Some(body) = body(event) else {
+        let detail = format!(
+            "operation {:?} in an event of kind {:?}, kseq {}",
+            event.op, event.kind, header.kseq
+        );
+        return alert(time, known.boot, sandbox, Reason::KernelRecord, detail);
+    };
+    let exe = known.exe.map(readable);
+    AuditEvent {
+        time,
+        boot: known.boot.to_owned(),
+        sandbox,
+        call: Some(attribute(event, calls)),
+        process: Some(Process {
+            pid: header.pid,
+            tid: header.tid,
+            ppid: header.ppid,
+            uid: header.uid,
+            exe_escaped: exe.as_ref().is_some_and(|(_, escaped)| *escaped),
+            exe: exe.map(|(text, _)| text),
+        }),
+        body,
+        // Nobody can be asked yet, so `approve` is a denial; its reason says so.
+        verdict: Some(match event.verdict {
+            KernelVerdict::Allow => Verdict::Allow,
+            KernelVerdict::Approve | KernelVerdict::Deny => Verdict::Deny,
+        }),
+        mode: Some(if header.flags & EVENT_NOT_APPLIED == 0 {
+            Mode::Enforce
+        } else {
+            Mode::Audit
+        }),
+        rule: known.rule.cloned(),
+        reason: match event.verdict {
+            KernelVerdict::Approve => Some(Reason::ApprovalUnavailable),
+            _ => Reason::of_kernel(event.reason),
+        },
+    }
+}
+
+/// The label of a kernel event. An expired lease says nothing about calls, so
+/// it is none; numbers that may be torn are never certain.
+#[must_use]
+pub fn attribute(event: &Event, calls: &dyn Fn(u64) -> Option<CallInfo>) -> Attribution {
+    let flags = event.header.flags;
+    if flags & EVENT_LEASE_EXPIRED != 0 {
+        return Attribution::None;
+    }
+    let look_up = |number: &u64| calls(*number).unwrap_or_else(|| CallInfo::unknown(*number));
+    let torn = flags & EVENT_TORN != 0;
+    match (torn, event.calls.as_slice()) {
+        (false, []) => Attribution::None,
+        (false, [only]) => Attribution::Sole(look_up(only)),
+        (_, several) => Attribution::Ambiguous(several.iter().map(look_up).collect()),
+    }
+}
+
+fn body(event: &Event) -> Option<Body> {
+    match (event.kind, &event.object) {
+        (Kind::File, Object::Path(path)) if event.op == KernelOp::Open => {
+            Some(Body::File(file(event, Op::Open, path)))
+        }
+        (Kind::Exec, Object::Path(path)) => {
+            let op = match event.op {
+                KernelOp::Exec => Op::Exec,
+                KernelOp::MapExec => Op::MapExec,
+                _ => return None,
+            };
+            Some(Body::Exec(file(event, op, path)))
+        }
+        (Kind::Network, Object::Net(net)) => {
+            let op = match event.op {
+                KernelOp::Socket => Op::Socket,
+                KernelOp::Connect => Op::Connect,
+                KernelOp::Send => Op::Send,
+                _ => return None,
+            };
+            Some(Body::Network(network(event.header.kseq, op, net)))
+        }
+        _ => None,
+    }
+}
+
+fn file(event: &Event, op: Op, path: &[u8]) -> FileAccess {
+    let header = &event.header;
+    let (path, path_escaped) = readable(path);
+    let access = TableAccess::ALL
+        .into_iter()
+        .filter(|a| header.access & a.bit() != 0)
+        .map(|a| match a {
+            TableAccess::Read => Access::Read,
+            TableAccess::Write => Access::Write,
+            TableAccess::Exec => Access::Exec,
+        })
+        .collect();
+    FileAccess {
+        op,
+        access,
+        path,
+        path_escaped,
+        path_partial: header.flags & EVENT_PATH_PARTIAL != 0,
+        proc_self: header.flags & EVENT_PROC_SELF != 0,
+        kseq: header.kseq,
+    }
+}
+
+fn network(kseq: u64, op: Op, net: &NetPayload) -> Network {
+    let v6 = std::net::Ipv6Addr::from(net.addr);
+    let address = match i32::from(net.family) {
+        _ if op == Op::Socket => None,
+        libc::AF_INET => v6.to_ipv4_mapped().map(std::net::IpAddr::V4),
+        libc::AF_INET6 => Some(std::net::IpAddr::V6(v6)),
+        _ => None,
+    };
+    Network {
+        op,
+        family: family(net.family),
+        port: address.is_some().then_some(net.port),
+        address,
+        socket_type: socket_type(net.socket_type),
+        protocol: net.protocol,
+        kseq,
+    }
+}
+
+/// A word that is made of a fixed prefix and a number always fits.
+fn word(text: &str) -> Word {
+    Word::new(text).unwrap_or_else(|_| Word::unknown())
+}
+
+fn family(family: u16) -> Word {
+    word(match i32::from(family) {
+        libc::AF_UNSPEC => "unspec",
+        libc::AF_UNIX => "unix",
+        libc::AF_INET => "inet",
+        libc::AF_INET6 => "inet6",
+        libc::AF_NETLINK => "netlink",
+        libc::AF_PACKET => "packet",
+        libc::AF_ALG => "alg",
+        libc::AF_VSOCK => "vsock",
+        other => return word(&format!("af-{other}")),
+    })
+}
+
+fn socket_type(socket_type: u16) -> Option<Word> {
+    Some(word(match i32::from(socket_type) {
+        0 => return None,
+        libc::SOCK_STREAM => "stream",
+        libc::SOCK_DGRAM => "dgram",
+        libc::SOCK_RAW => "raw",
+        libc::SOCK_SEQPACKET => "seqpacket",
+        other => return Some(word(&format!("type-{other}"))),
+    }))
+}
+
+/// An alert.
+#[must_use]
+pub fn alert(
+    time: jiff::Timestamp,
+    boot: &str,
+    sandbox: Option<SandboxRef>,
+    reason: Reason,
+    detail: String,
+) -> AuditEvent {
+    AuditEvent::new(time, boot, sandbox, Body::Alert(Alert::Raised { detail })).because(reason)
+}
+
+/// The event of a request that the relay forwards.
+///
+/// A relay may be in its server's hands: a record with a digest that is none
+/// becomes an alert that quotes it.
+#[must_use]
+pub fn from_call_start(record: &CallStart, boot: &str, sandbox: &SandboxRef) -> AuditEvent {
+    let time = from_nanos(record.time.into());
+    let Ok(args_hash) = digest(record.args_hash.as_deref()) else {
+        return garbled(time, boot, sandbox, "args_hash", &record.args_hash);
+    };
+    let body = Body::Call(Call::Start {
+        id: record.id.clone(),
+        number: record.call,
+        method: record.method.clone(),
+        tool: record.tool.clone(),
+        arguments: record.arguments.clone(),
+        arguments_cut: record.arguments_cut,
+        args_hash,
+    });
+    AuditEvent {
+        verdict: Some(Verdict::Allow),
+        mode: Some(Mode::Enforce),
+        ..AuditEvent::new(time, boot, Some(sandbox.clone()), body)
+    }
+}
+
+/// What the call table keeps of a record, for the events of its call.
+#[must_use]
+pub fn call_info(record: &CallStart) -> CallInfo {
+    CallInfo {
+        number: record.call,
+        id: Some(record.id.clone()),
+        tool: record.tool.clone(),
+        method: Some(record.method.clone()),
+        args_hash: digest(record.args_hash.as_deref()).unwrap_or(None),
+    }
+}
+
+/// The event of a call's end. `call` is what the call table has of it.
+#[must_use]
+pub fn from_call_end(
+    record: &CallEnd,
+    call: Option<&CallInfo>,
+    boot: &str,
+    sandbox: &SandboxRef,
+) -> AuditEvent {
+    let time = from_nanos(record.time.into());
+    let Ok(result_hash) = digest(record.result_hash.as_deref()) else {
+        return garbled(time, boot, sandbox, "result_hash", &record.result_hash);
+    };
+    let body = Body::Call(Call::End {
+        id: call.and_then(|c| c.id.clone()),
+        number: record.call,
+        method: call.and_then(|c| c.method.clone()),
+        tool: call.and_then(|c| c.tool.clone()),
+        outcome: record.outcome,
+        result_bytes: record.result_bytes,
+        result_hash,
+        duration_ns: record.duration,
+    });
+    AuditEvent::new(time, boot, Some(sandbox.clone()), body)
+}
+
+/// The event of a breach of the protocol. Refused bytes are a denial.
+#[must_use]
+pub fn from_protocol_note(note: &ProtocolNote, boot: &str, sandbox: &SandboxRef) -> AuditEvent {
+    let time = from_nanos(note.time.into());
+    let from = match note.from.as_str() {
+        "client" => Side::Client,
+        "server" => Side::Server,
+        "relay" => Side::Relay,
+        _ => return garbled(time, boot, sandbox, "from", &Some(note.from.clone())),
+    };
+    let Ok(word) = Word::new(&note.reason) else {
+        return garbled(time, boot, sandbox, "reason", &Some(note.reason.clone()));
+    };
+    let body = Body::Protocol(Protocol::Breach {
+        from,
+        detail: note.detail.clone(),
+        refused: note.refused,
+    });
+    AuditEvent {
+        verdict: Some(if note.refused {
+            Verdict::Deny
+        } else {
+            Verdict::Allow
+        }),
+        mode: Some(Mode::Enforce),
+        ..AuditEvent::new(time, boot, Some(sandbox.clone()), body)
+    }
+    .because(Reason::Protocol(word))
+}
+
+/// The event of kernel events that never came. `ring_full`: the kernel's own
+/// counters say that the ring was full since the last such event.
+#[must_use]
+pub fn from_gap(
+    gap: &Gap,
+    time: jiff::Timestamp,
+    boot: &str,
+    sandbox: Option<SandboxRef>,
+    ring_full: bool,
+) -> AuditEvent {
+    let body = Body::Loss(Loss::Kernel {
+        ring: gap.ring,
+        first: gap.first,
+        count: gap.count,
+    });
+    AuditEvent::new(time, boot, sandbox, body).because(if ring_full {
+        Reason::RingFull
+    } else {
+        Reason::SequenceGap
+    })
+}
+
+fn digest(text: Option<&str>) -> Result<Option<Digest>, super::words::NotADigest> {
+    text.map(|t| Digest::try_from(t.to_owned())).transpose()
+}
+
+fn garbled(
+    time: jiff::Timestamp,
+    boot: &str,
+    sandbox: &SandboxRef,
+    field: &str,
+    value: &Option<String>,
+) -> AuditEvent {
+    let value = value.as_deref().unwrap_or_default();
+    let shown = &value.as_bytes()[..value.len().min(QUOTE)];
+    let detail = format!(
+        "relay record whose {field} has {} bytes that cannot be: {}{}",
+        value.len(),
+        crate::wire::escape(shown),
+        if shown.len() < value.len() {
+            " (cut)"
+        } else {
+            ""
+        },
+    );
+    alert(
+        time,
+        boot,
+        Some(sandbox.clone()),
+        Reason::RelayRecord,
+        detail,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{CALLS, known, lookup, raw};
+    use super::*;
+    use guard_common::event::Reason as KernelReason;
+
+    #[test]
+    fn labels_never_say_more_than_is_known() {
+        let call = |n: u64| lookup(n).unwrap();
+        let table: &[(&[u64], u32, Attribution)] = &[
+            (&[], 0, Attribution::None),
+            (&[3], 0, Attribution::Sole(call(3))),
+            (&[3, 4], 0, Attribution::Ambiguous(vec![call(3), call(4)])),
+            (&[3], EVENT_TORN, Attribution::Ambiguous(vec![call(3)])),
+            (&[], EVENT_TORN, Attribution::Ambiguous(vec![])),
+            (&[3], EVENT_LEASE_EXPIRED, Attribution::None),
+            (&[3, 4], EVENT_LEASE_EXPIRED | EVENT_TORN, Attribution::None),
+            (&[99], 0, Attribution::Sole(CallInfo::unknown(99))),
+        ];
+        for (calls, flags, expected) in table {
+            let mut event = raw(Kind::File, KernelOp::Open, b"/a");
+            event.calls = calls.to_vec();
+            event.header.in_flight = calls.len() as u32;
+            event.header.flags = *flags;
+            assert_eq!(attribute(&event, &lookup), *expected, "{calls:?} {flags}");
+        }
+        assert!(CALLS.contains(&3) && CALLS.contains(&4) && !CALLS.contains(&99));
+    }
+
+    #[test]
+    fn approve_is_a_denial_until_somebody_can_be_asked() {
+        let mut event = raw(Kind::File, KernelOp::Open, b"/a");
+        event.verdict = KernelVerdict::Approve;
+        let audit = from_kernel(&event, &lookup, &known());
+        assert_eq!(audit.verdict, Some(Verdict::Deny));
+        assert_eq!(audit.reason, Some(Reason::ApprovalUnavailable));
+    }
+
+    #[test]
+    fn what_was_not_applied_says_so() {
+        let mut event = raw(Kind::File, KernelOp::Open, b"/a");
+        event.header.flags = EVENT_NOT_APPLIED;
+        event.reason = KernelReason::Rule;
+        let audit = from_kernel(&event, &lookup, &known());
+        assert_eq!((audit.mode, audit.reason), (Some(Mode::Audit), None));
+    }
+
+    #[test]
+    fn paths_lose_nothing() {
+        for (bytes, text, escaped) in [
+            (&b"/srv/\xff"[..], "/srv/\\xff", true),
+            (b"/srv/\\xff", "/srv/\\xff", false),
+            (b"/a\nb", "/a\nb", false),
+        ] {
+            let audit = from_kernel(&raw(Kind::File, KernelOp::Open, bytes), &lookup, &known());
+            let Body::File(file) = audit.body else {
+                panic!("not a file event")
+            };
+            assert_eq!((file.path.as_str(), file.path_escaped), (text, escaped));
+        }
+    }
+
+    #[test]
+    fn an_operation_that_does_not_fit_is_an_alert_not_dropped() {
+        let audit = from_kernel(
+            &raw(Kind::File, KernelOp::Connect, b"/a"),
+            &lookup,
+            &known(),
+        );
+        assert!(matches!(audit.body, Body::Alert(_)));
+        assert_eq!(audit.reason, Some(Reason::KernelRecord));
+    }
+
+    #[test]
+    fn addresses_are_written_in_their_family() {
+        let mut net = NetPayload {
+            addr: std::net::Ipv4Addr::new(10, 1, 2, 3)
+                .to_ipv6_mapped()
+                .octets(),
+            port: 443,
+            family: libc::AF_INET as u16,
+            socket_type: libc::SOCK_STREAM as u16,
+            protocol: 6,
+        };
+        let said = |op, net: &NetPayload| {
+            let n = network(0, op, net);
+            (
+                n.family.to_string(),
+                n.address.map(|a| a.to_string()),
+                n.port,
+            )
+        };
+        let some = |s: &str| Some(s.to_owned());
+        let v4 = said(Op::Connect, &net);
+        assert_eq!(v4, ("inet".into(), some("10.1.2.3"), Some(443)));
+        assert_eq!(said(Op::Socket, &net), ("inet".into(), None, None));
+        net.family = libc::AF_INET6 as u16;
+        let mapped = said(Op::Send, &net);
+        assert_eq!(mapped, ("inet6".into(), some("::ffff:10.1.2.3"), Some(443)));
+        net.family = 4;
+        assert_eq!(said(Op::Connect, &net), ("af-4".into(), None, None));
+    }
+
+    #[test]
+    fn a_relay_cannot_break_the_form_of_the_trail() {
+        let mut start = super::super::samples::call_start();
+        start.args_hash = Some("sha256:\u{1b}[2J".into());
+        let audit = from_call_start(&start, "b", &super::super::samples::sandbox());
+        assert_eq!(audit.reason, Some(Reason::RelayRecord));
+        let note = ProtocolNote {
+            from: "server".into(),
+            reason: "NOT A WORD".into(),
+            detail: String::new(),
+            refused: true,
+            time: 0,
+        };
+        let audit = from_protocol_note(&note, "b", &super::super::samples::sandbox());
+        assert_eq!(audit.reason, Some(Reason::RelayRecord));
+    }
+}

@@ -1,0 +1,213 @@
+//! One event of every form that the code writes, for tests.
+
+use guard_common::event::{
+    EVENT_LEASE_EXPIRED, Event, EventHeader, Kind, NetPayload, Object, Op as KernelOp,
+    Reason as KernelReason,
+};
+use guard_common::matcher::Verdict as KernelVerdict;
+use guard_common::table::FileAccess as TableAccess;
+
+use super::clock::Clock;
+use super::enrich::{Known, call_info, from_call_end, from_call_start, from_kernel};
+use super::event::{
+    AuditEvent, Body, CallInfo, Loss, Policy, Process, Ring, RuleRef, Sandbox, SandboxRef,
+};
+use super::words::{Digest, Reason};
+use crate::wire::{CallEnd, CallStart, Enforcement, Outcome, ProtocolNote};
+
+/// Numbers of the calls that [`lookup`] knows.
+pub(super) const CALLS: [u64; 2] = [3, 4];
+
+pub(super) fn sandbox() -> SandboxRef {
+    SandboxRef {
+        id: "fs-1".into(),
+        server: "filesystem".into(),
+        policy: "filesystem".into(),
+        policy_hash: Digest::of(b"policy"),
+        generation: 3,
+    }
+}
+
+pub(super) fn call_start() -> CallStart {
+    CallStart {
+        call: 3,
+        id: "3".into(),
+        method: "tools/call".into(),
+        tool: Some("read_text_file".into()),
+        arguments: Some("{\"path\":\"/srv/project/.env\"}".into()),
+        arguments_cut: false,
+        args_hash: Some(Digest::of(b"{}").as_str().to_owned()),
+        time: 1_763_672_400_000_000_000,
+    }
+}
+
+pub(super) fn lookup(number: u64) -> Option<CallInfo> {
+    CALLS.contains(&number).then(|| CallInfo {
+        number,
+        id: Some(number.to_string()),
+        ..call_info(&call_start())
+    })
+}
+
+static RULE: std::sync::LazyLock<RuleRef> = std::sync::LazyLock::new(|| RuleRef {
+    id: "files.deny[0]".into(),
+    text: "*.env".into(),
+});
+static SANDBOX: std::sync::LazyLock<SandboxRef> = std::sync::LazyLock::new(sandbox);
+
+pub(super) fn known() -> Known<'static> {
+    Known {
+        boot: "7c9e6679-7425-40de-944b-e07fc1f90ae7",
+        clock: Clock::with_offset(1_763_672_400_000_000_000),
+        sandbox: &SANDBOX,
+        exe: Some(b"/usr/bin/node"),
+        rule: Some(&RULE),
+    }
+}
+
+pub(super) fn raw(kind: Kind, op: KernelOp, path: &[u8]) -> Event {
+    Event {
+        header: EventHeader {
+            kseq: 977,
+            time: 123_456_789,
+            pid: 4242,
+            tid: 4242,
+            ppid: 4200,
+            uid: 1000,
+            in_flight: 1,
+            access: TableAccess::Read.bit(),
+            ..EventHeader::default()
+        },
+        kind,
+        op,
+        verdict: KernelVerdict::Deny,
+        reason: KernelReason::Rule,
+        calls: vec![3],
+        object: Object::Path(path.to_vec()),
+    }
+}
+
+/// Every kind, operation, label, and optional member.
+pub(super) fn all() -> Vec<AuditEvent> {
+    let s = || Some(sandbox());
+    let t = super::clock::from_nanos(1_763_672_400_000_000_001);
+    let bare = |sandbox, body| AuditEvent::new(t, known().boot, sandbox, body);
+    let kernel = |event: &Event| from_kernel(event, &lookup, &known());
+    let mut events = vec![
+        kernel(&raw(Kind::File, KernelOp::Open, b"/srv/project/.env")),
+        kernel(&raw(Kind::Exec, KernelOp::Exec, b"/usr/bin/\xff")),
+        kernel(&raw(Kind::Exec, KernelOp::MapExec, b"/lib/a.so")),
+        kernel(&raw(Kind::Network, KernelOp::Exec, b"/alert")),
+    ];
+    for calls in [&[][..], &[3, 4], &[99]] {
+        let mut event = raw(Kind::File, KernelOp::Open, b"/a");
+        event.calls = calls.to_vec();
+        event.header.flags = !EVENT_LEASE_EXPIRED;
+        event.header.access = 7;
+        event.verdict = KernelVerdict::Approve;
+        events.push(kernel(&event));
+    }
+    for op in [KernelOp::Socket, KernelOp::Connect, KernelOp::Send] {
+        for family in [libc::AF_INET, libc::AF_INET6, libc::AF_VSOCK, 44] {
+            let mut event = raw(Kind::Network, op, b"");
+            event.reason = KernelReason::SocketFamily;
+            event.object = Object::Net(NetPayload {
+                addr: std::net::Ipv4Addr::LOCALHOST.to_ipv6_mapped().octets(),
+                port: 53,
+                family: family as u16,
+                socket_type: (family % 5) as u16,
+                protocol: 17,
+            });
+            events.push(kernel(&event));
+        }
+    }
+    let start = call_start();
+    let bare_start = CallStart {
+        tool: None,
+        arguments: None,
+        args_hash: None,
+        ..start.clone()
+    };
+    events.push(from_call_start(&start, known().boot, &sandbox()));
+    events.push(from_call_start(&bare_start, known().boot, &sandbox()));
+    for outcome in [
+        Outcome::Result,
+        Outcome::ToolError,
+        Outcome::ProtocolError,
+        Outcome::Cancelled,
+        Outcome::Abandoned,
+    ] {
+        let end = CallEnd {
+            call: 3,
+            outcome,
+            result_bytes: 12,
+            result_hash: Some(Digest::of(b"r").as_str().to_owned()),
+            duration: 1_000,
+            time: 1_763_672_400_000_000_002,
+        };
+        let call = (outcome != Outcome::Abandoned).then(|| call_info(&start));
+        events.push(from_call_end(&end, call.as_ref(), known().boot, &sandbox()));
+    }
+    for (from, refused) in [
+        ("client", true),
+        ("server", false),
+        ("relay", true),
+        ("?", true),
+    ] {
+        let note = ProtocolNote {
+            from: from.into(),
+            reason: "duplicate-key".into(),
+            detail: "path".into(),
+            refused,
+            time: 0,
+        };
+        events.push(super::from_protocol_note(&note, known().boot, &sandbox()));
+    }
+    for enforcement in [Enforcement::Kernel, Enforcement::GatewayOnly] {
+        let body = Body::Sandbox(Sandbox::Start {
+            command: vec!["node".into(), "server.js".into()],
+            uid: 1000,
+            gid: 1000,
+            env_removed: vec!["AWS_SECRET_ACCESS_KEY".into()],
+            enforcement,
+        });
+        events.push(bare(s(), body));
+    }
+    for (status, signal) in [(Some(0), None), (None, Some(9)), (None, None)] {
+        events.push(bare(s(), Body::Sandbox(Sandbox::Stop { status, signal })));
+    }
+    events.push(bare(
+        s(),
+        Body::Policy(Policy::Loaded {
+            name: "filesystem".into(),
+            policy_hash: Digest::of(b"policy"),
+            generation: 3,
+        }),
+    ));
+    for (loss, reason) in [
+        (
+            Loss::Kernel {
+                ring: Ring::Allows,
+                first: 5,
+                count: 2,
+            },
+            Reason::SequenceGap,
+        ),
+        (Loss::Relay { count: 4 }, Reason::RelayBuffer),
+        (Loss::Unwritten { count: 9 }, Reason::WriteFailed),
+        (
+            Loss::Torn {
+                bytes: 3,
+                fragment_hash: Digest::of(b"abc"),
+            },
+            Reason::TornLine,
+        ),
+    ] {
+        events.push(bare(s(), Body::Loss(loss)).because(reason));
+    }
+    let mut gone = kernel(&raw(Kind::File, KernelOp::Open, b"/a"));
+    gone.process = gone.process.map(|p| Process { exe: None, ..p });
+    gone.rule = None;
+    events.push(gone);
+    events
+}

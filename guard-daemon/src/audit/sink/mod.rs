@@ -1,0 +1,7 @@
+//! Where lines go.
+
+pub mod file;
+mod storage;
+mod tail;
+
+pub use file::{AppendError, FileSink, OpenError};
