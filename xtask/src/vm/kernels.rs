@@ -15,8 +15,8 @@ pub(crate) const ALL: &[&str] = &["6.1", "6.12", "7.x"];
 /// What the guest needs before it can mount its root, in loading order. Which of them are built
 /// in differs between kernels; a missing file is a built-in one.
 const MODULES: &[&str] = &[
-    "virtio",
     "virtio_ring",
+    "virtio",
     "virtio_pci_legacy_dev",
     "virtio_pci_modern_dev",
     "virtio_pci",
@@ -100,8 +100,10 @@ fn fetch_into(series: &str, source: &Source, partial: &Path) -> Result<()> {
     packages.extend(modules.as_deref());
     let unpacked = partial.join("unpacked");
     apt.unpack(&packages, &unpacked)?;
-    let image = find(&unpacked, &|name| name.starts_with("vmlinuz-"))
-        .with_context(|| format!("{newest} holds no vmlinuz"))?;
+    let image = find(&unpacked, &|name| {
+        name == "vmlinuz" || name.starts_with("vmlinuz-")
+    })
+    .with_context(|| format!("{newest} holds no vmlinuz"))?;
     fs::rename(&image, partial.join("vmlinuz")).context("could not move the kernel image")?;
     fs::create_dir(partial.join("modules")).context("could not create the module directory")?;
     for name in MODULES {
