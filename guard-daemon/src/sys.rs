@@ -2,3 +2,5 @@
 
 pub mod mapping;
 pub mod probe;
+pub mod relay;
+pub mod slot;

@@ -132,6 +132,10 @@ pub enum RelayRecord {
 pub struct CallStart {
     /// Number of the call in this session, from 1: what the slot and kernel events carry.
     pub call: u64,
+    /// The call whose result asked for more input (`input_required`), which
+    /// this one repeats with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continues: Option<u64>,
     /// The JSON-RPC id as it was written (`3`, `"3"`).
     pub id: String,
     /// JSON-RPC method.

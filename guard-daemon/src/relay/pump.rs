@@ -1,0 +1,122 @@
+//! The three threads that move bytes. Each holds one line (or one small
+//! buffer) at a time, so that whoever does not read holds up whoever writes.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+
+use super::{Shared, clock, lock};
+use crate::mcp::frame::{Frame, Framer};
+use crate::mcp::session::Action;
+
+/// Client → server, until the client's input ends; then the server's does.
+pub(super) fn client(shared: &Shared, from: File) {
+    let limit = shared.config.max_message;
+    let mut framer = Framer::new(from, limit);
+    loop {
+        let action = match framer.read() {
+            Ok(Frame::Line(line)) => {
+                let action =
+                    shared.decide(|session, out| session.client_line(line, clock::boot(), out));
+                if action == Action::Forward {
+                    write_or_drop(&shared.server_in, line);
+                }
+                action
+            }
+            Ok(Frame::TooLong(prefix)) => {
+                shared.decide(|session, out| session.client_too_long(prefix, limit, out))
+            }
+            Ok(Frame::End) | Err(_) => break,
+        };
+        if let Action::Withhold(reply) = action {
+            to_client(shared, &reply);
+        }
+    }
+    drop(lock(&shared.server_in).take());
+    shared.ended(&shared.ends.client_in);
+}
+
+/// Server → client, until the server's output ends. When the client is gone
+/// it is still read, so that the server can end.
+pub(super) fn server(shared: &Shared, from: File) {
+    let limit = shared.config.max_message;
+    let waiting = &shared.ends.waiting_out;
+    let mut framer = Framer::new(Marked { from, waiting }, limit);
+    loop {
+        let action = match framer.read() {
+            Ok(Frame::Line(line)) => {
+                let action =
+                    shared.decide(|session, out| session.server_line(line, clock::boot(), out));
+                if action == Action::Forward {
+                    to_client(shared, line);
+                }
+                action
+            }
+            Ok(Frame::TooLong(prefix)) => shared
+                .decide(|session, out| session.server_too_long(prefix, limit, clock::boot(), out)),
+            Ok(Frame::End) | Err(_) => break,
+        };
+        if let Action::Withhold(reply) = action {
+            to_client(shared, &reply);
+        }
+    }
+    shared.ended(&shared.ends.server_out);
+}
+
+/// The server's stderr, unchanged.
+pub(super) fn stderr(shared: &Shared, mut from: File, to: File) {
+    let mut to = Some(to);
+    let mut buffer = vec![0; 16 << 10];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => {
+                // Whoever closed it wants none; the server must not notice.
+                if to
+                    .as_mut()
+                    .is_some_and(|to| to.write_all(&buffer[..count]).is_err())
+                {
+                    to = None;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    shared.ended(&shared.ends.server_err);
+}
+
+/// Whole lines, one writer at a time.
+fn to_client(shared: &Shared, line: &[u8]) {
+    if !line.is_empty() && !write_or_drop(&shared.client_out, line) {
+        shared.ended(&shared.ends.client_gone);
+    }
+}
+
+/// Writes it all, or closes what takes no more. Whether it is open still.
+fn write_or_drop(to: &Mutex<Option<File>>, bytes: &[u8]) -> bool {
+    let mut to = lock(to);
+    let written = to
+        .as_mut()
+        .is_some_and(|file| file.write_all(bytes).is_ok());
+    if !written {
+        *to = None;
+    }
+    written
+}
+
+/// Says while it waits in `read`: then all that was written so far is through.
+struct Marked<'a> {
+    from: File,
+    waiting: &'a std::sync::atomic::AtomicBool,
+}
+
+impl Read for Marked<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.waiting.store(true, Ordering::Release);
+        let result = self.from.read(buffer);
+        self.waiting.store(false, Ordering::Release);
+        result
+    }
+}
