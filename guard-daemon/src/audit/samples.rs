@@ -31,6 +31,7 @@ pub(super) fn sandbox() -> SandboxRef {
 pub(super) fn call_start() -> CallStart {
     CallStart {
         call: 3,
+        continues: None,
         id: "3".into(),
         method: "tools/call".into(),
         tool: Some("read_text_file".into()),
