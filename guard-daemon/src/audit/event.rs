@@ -171,6 +171,7 @@ struct Candidate {
     tool: Option<String>,
     method: Option<String>,
     number: u64,
+    args_hash: Option<Digest>,
 }
 
 impl From<Attribution> for CallMember {
@@ -197,6 +198,7 @@ impl From<Attribution> for CallMember {
                     tool: c.tool,
                     method: c.method,
                     number: c.number,
+                    args_hash: c.args_hash,
                 })
                 .collect(),
         }
@@ -221,7 +223,7 @@ impl TryFrom<CallMember> for Attribution {
                 id: c.id,
                 tool: c.tool,
                 method: c.method,
-                args_hash: None,
+                args_hash: c.args_hash,
             })
             .collect();
         match member.attribution {

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod enrich;
 pub mod event;
 pub mod loss;
+pub mod read;
 pub mod sink;
 pub mod verify;
 pub mod words;
@@ -18,4 +19,6 @@ pub use enrich::{from_call_end, from_call_start, from_gap, from_kernel, from_pro
 pub use event::AuditEvent;
 
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
+#[cfg(test)]
+mod schema_tests;

@@ -16,9 +16,9 @@ use super::words::{Digest, Reason};
 use crate::wire::{CallEnd, CallStart, Enforcement, Outcome, ProtocolNote};
 
 /// Numbers of the calls that [`lookup`] knows.
-pub(super) const CALLS: [u64; 2] = [3, 4];
+pub(crate) const CALLS: [u64; 2] = [3, 4];
 
-pub(super) fn sandbox() -> SandboxRef {
+pub(crate) fn sandbox() -> SandboxRef {
     SandboxRef {
         id: "fs-1".into(),
         server: "filesystem".into(),
@@ -28,7 +28,7 @@ pub(super) fn sandbox() -> SandboxRef {
     }
 }
 
-pub(super) fn call_start() -> CallStart {
+pub(crate) fn call_start() -> CallStart {
     CallStart {
         call: 3,
         continues: None,
@@ -42,7 +42,7 @@ pub(super) fn call_start() -> CallStart {
     }
 }
 
-pub(super) fn lookup(number: u64) -> Option<CallInfo> {
+pub(crate) fn lookup(number: u64) -> Option<CallInfo> {
     CALLS.contains(&number).then(|| CallInfo {
         number,
         id: Some(number.to_string()),
@@ -56,7 +56,7 @@ static RULE: std::sync::LazyLock<RuleRef> = std::sync::LazyLock::new(|| RuleRef 
 });
 static SANDBOX: std::sync::LazyLock<SandboxRef> = std::sync::LazyLock::new(sandbox);
 
-pub(super) fn known() -> Known<'static> {
+pub(crate) fn known() -> Known<'static> {
     Known {
         boot: "7c9e6679-7425-40de-944b-e07fc1f90ae7",
         clock: Clock::with_offset(1_763_672_400_000_000_000),
@@ -66,7 +66,7 @@ pub(super) fn known() -> Known<'static> {
     }
 }
 
-pub(super) fn raw(kind: Kind, op: KernelOp, path: &[u8]) -> Event {
+pub(crate) fn raw(kind: Kind, op: KernelOp, path: &[u8]) -> Event {
     Event {
         header: EventHeader {
             kseq: 977,
@@ -89,7 +89,7 @@ pub(super) fn raw(kind: Kind, op: KernelOp, path: &[u8]) -> Event {
 }
 
 /// Every kind, operation, label, and optional member.
-pub(super) fn all() -> Vec<AuditEvent> {
+pub(crate) fn all() -> Vec<AuditEvent> {
     let s = || Some(sandbox());
     let t = super::clock::from_nanos(1_763_672_400_000_000_001);
     let bare = |sandbox, body| AuditEvent::new(t, known().boot, sandbox, body);

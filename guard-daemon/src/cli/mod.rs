@@ -1,1 +1,3 @@
-//! (owner writes this)
+//! One file a subcommand.
+
+pub mod audit;
