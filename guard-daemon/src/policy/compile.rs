@@ -1,0 +1,313 @@
+//! A resolved policy to what is put in force. Only [`compile`] and
+//! [`compile_sets`] make a [`CompiledPolicy`].
+
+use std::collections::BTreeSet;
+
+use guard_common::limits::{MAX_NET_RULES, MAX_RULE_SETS};
+use guard_common::table::{AccessMasks, NetRule};
+use sha2::{Digest, Sha256};
+
+use super::automaton;
+use super::document::{AuditLog, AuditSettings, WhenFull};
+use super::error::{Errors, PolicyError, PolicyErrors};
+use super::examples::{Access, Example};
+use super::lists::{Kind, List, Rule};
+use super::network::NetworkRule;
+use super::resolve::Resolved;
+
+/// Settings of a sandbox that follow from its policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags {
+    /// Report allowed accesses too (`audit.log = "all"`).
+    pub log_allows: bool,
+    /// A rule allows addresses, so datagram sockets are needed.
+    pub datagram: bool,
+    /// Deny what cannot be reported because a ring is full.
+    pub ring_full_deny: bool,
+}
+
+/// A policy that can be put in force.
+#[derive(Debug)]
+pub struct CompiledPolicy {
+    table: Vec<u8>,
+    hash: String,
+    rule_sets: u32,
+    env: BTreeSet<String>,
+    user: Option<String>,
+    audit: AuditSettings,
+    flags: Flags,
+    pub(super) lists: Vec<List>,
+    pub(super) network: Vec<NetworkRule>,
+}
+
+impl CompiledPolicy {
+    /// The table, in the format of `guard_common::table`.
+    #[must_use]
+    pub fn table(&self) -> &[u8] {
+        &self.table
+    }
+
+    /// `sha256:` and the digest of the resolved policy: every rule with its
+    /// place in its list and its patterns, and every setting.
+    #[must_use]
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// The rule sets that it has, one bit each.
+    #[must_use]
+    pub fn valid_sets(&self) -> u64 {
+        u64::MAX >> (u64::BITS - self.rule_sets)
+    }
+
+    /// The rule sets in force outside of any call.
+    #[must_use]
+    pub fn background(&self) -> u64 {
+        1
+    }
+
+    /// Settings for the kernel side.
+    #[must_use]
+    pub fn flags(&self) -> Flags {
+        self.flags
+    }
+
+    /// Names of the environment variables that the server keeps.
+    #[must_use]
+    pub fn env_allow(&self) -> &BTreeSet<String> {
+        &self.env
+    }
+
+    /// `process.user`.
+    #[must_use]
+    pub fn user(&self) -> Option<&str> {
+        self.user.as_deref()
+    }
+
+    /// `[audit]`.
+    #[must_use]
+    pub fn audit(&self) -> AuditSettings {
+        self.audit
+    }
+}
+
+/// Compiles a policy and runs its examples.
+///
+/// # Errors
+/// When it is too large for a table, or an example does not hold.
+pub fn compile(resolved: &Resolved) -> Result<CompiledPolicy, PolicyErrors> {
+    compile_sets(std::slice::from_ref(&resolved))
+}
+
+/// Compiles several rule sets into one table: set *n* is `sets[n]`, set 0 is
+/// the background, whose environment, user, audit settings and examples count.
+///
+/// # Errors
+/// As [`compile`]; and when there is no set or there are too many.
+pub fn compile_sets(sets: &[&Resolved]) -> Result<CompiledPolicy, PolicyErrors> {
+    let [main, ..] = sets else {
+        return Err(PolicyError::nowhere("a policy without rule sets").into());
+    };
+    if sets.len() > MAX_RULE_SETS as usize {
+        return Err(PolicyError::at(
+            &main.start,
+            format!("{} rule sets; at most {MAX_RULE_SETS} fit", sets.len()),
+        )
+        .into());
+    }
+    let mut lists = Vec::new();
+    let mut network = Vec::new();
+    for (index, set) in sets.iter().enumerate() {
+        lists.extend(set.lists.iter().map(|list| List {
+            sets: 1 << index,
+            ..list.clone()
+        }));
+        network.extend(set.network.iter().map(|rule| NetworkRule {
+            sets: 1 << index,
+            ..rule.clone()
+        }));
+    }
+    let rule_sets = sets.len() as u32;
+    let net_rules = net_rules(&network, main)?;
+    let table = automaton::table(&lists, &net_rules, rule_sets)
+        .map_err(|error| blame(&lists, &net_rules, rule_sets, error, main))?;
+    let hash = hash(sets);
+    let policy = CompiledPolicy {
+        table,
+        hash,
+        rule_sets,
+        env: main.env.clone(),
+        user: main.user.clone(),
+        audit: main.audit,
+        flags: Flags {
+            log_allows: main.audit.log == AuditLog::All,
+            datagram: network.iter().any(|rule| rule.kind == Kind::Allow),
+            ring_full_deny: main.audit.ring_full == WhenFull::Deny,
+        },
+        lists,
+        network,
+    };
+    run_examples(&policy, &main.examples)?;
+    Ok(policy)
+}
+
+fn net_rules(rules: &[NetworkRule], main: &Resolved) -> Result<Vec<NetRule>, PolicyErrors> {
+    let mut out: Vec<NetRule> = Vec::new();
+    for rule in rules {
+        let (addr, mask) = (rule.network.addr, rule.network.mask());
+        let mut new = NetRule {
+            addr_hi: (addr >> 64) as u64,
+            addr_lo: addr as u64,
+            mask_hi: (mask >> 64) as u64,
+            mask_lo: mask as u64,
+            port_first: rule.network.ports.0,
+            port_last: rule.network.ports.1,
+            ..NetRule::default()
+        };
+        let same = |old: &&mut NetRule| {
+            (old.addr_hi, old.addr_lo, old.mask_hi, old.mask_lo)
+                == (new.addr_hi, new.addr_lo, new.mask_hi, new.mask_lo)
+                && (old.port_first, old.port_last) == (new.port_first, new.port_last)
+        };
+        let add = |masks: &mut AccessMasks| match rule.kind {
+            Kind::Allow => masks.allow |= rule.sets,
+            Kind::Approve => masks.approve |= rule.sets,
+            Kind::Deny => masks.deny |= rule.sets,
+        };
+        match out.iter_mut().find(same) {
+            Some(old) => add(&mut old.masks),
+            None => {
+                add(&mut new.masks);
+                out.push(new);
+            }
+        }
+    }
+    if out.len() > MAX_NET_RULES as usize {
+        return Err(PolicyError::at(
+            &main.start,
+            format!(
+                "{} different address rules; at most {MAX_NET_RULES} fit",
+                out.len()
+            ),
+        )
+        .help("join networks: 10.1.0.0/16 for many addresses in it")
+        .into());
+    }
+    Ok(out)
+}
+
+/// Finds the rule with which the policy became too large, by trying ever
+/// longer beginnings of it.
+fn blame(
+    lists: &[List],
+    network: &[NetRule],
+    rule_sets: u32,
+    error: automaton::TooLarge,
+    main: &Resolved,
+) -> PolicyErrors {
+    let beginning = |count: usize| -> Vec<List> {
+        let mut left = count;
+        let mut out = Vec::new();
+        for list in lists {
+            let rules: Vec<Rule> = list.rules.iter().take(left).cloned().collect();
+            left -= rules.len();
+            out.push(List {
+                rules,
+                ..list.clone()
+            });
+        }
+        out
+    };
+    let all: Vec<&Rule> = lists.iter().flat_map(|list| &list.rules).collect();
+    let (mut fits, mut too_many) = (0, all.len());
+    while too_many - fits > 1 {
+        let middle = fits.midpoint(too_many);
+        if automaton::table(&beginning(middle), network, rule_sets).is_ok() {
+            fits = middle;
+        } else {
+            too_many = middle;
+        }
+    }
+    let last = all.get(too_many.saturating_sub(1));
+    let place = last
+        .and_then(|rule| rule.place.as_ref())
+        .unwrap_or(&main.start);
+    let text = last.map_or("", |rule| rule.text.as_str());
+    PolicyError::at(
+        place,
+        format!("the rules up to {text:?} are too many for one table: {error}"),
+    )
+    .help(
+        "rules such as **/a/**/b multiply each other: name directories from the root, \
+         or deny with a pattern that has no /",
+    )
+    .into()
+}
+
+/// A canonical text of the resolved policy, hashed. Fields are separated by
+/// bytes that no field holds.
+fn hash(sets: &[&Resolved]) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::from("guard policy 1\n");
+    for (index, set) in sets.iter().enumerate() {
+        let _ = writeln!(text, "set {index}");
+        for list in &set.lists {
+            for rule in &list.rules {
+                let _ = writeln!(
+                    text,
+                    "file {:?} {} {:?} {:?} {:?} {:?}",
+                    list.kind, list.access, rule.id, rule.text, rule.negated, rule.patterns
+                );
+            }
+        }
+        for rule in &set.network {
+            let _ = writeln!(
+                text,
+                "network {:?} {:?} {:?} {:?}",
+                rule.kind, rule.id, rule.text, rule.network
+            );
+        }
+        let _ = writeln!(
+            text,
+            "process {:?} {:?}\naudit {:?}",
+            set.env, set.user, set.audit
+        );
+    }
+    let digest = Sha256::digest(text.as_bytes());
+    let mut out = String::from("sha256:");
+    for byte in digest {
+        let _ = write!(out, "{byte:02x}");
+    }
+    out
+}
+
+fn run_examples(policy: &CompiledPolicy, examples: &[Example]) -> Result<(), PolicyErrors> {
+    let mut errors = Errors::default();
+    for example in examples {
+        let decision = match &example.access {
+            Access::File(access, path) => policy.explain_path(path, *access, policy.background()),
+            Access::Connect(addr, port) => policy.explain_net(*addr, *port, policy.background()),
+        };
+        if decision.verdict == example.verdict {
+            continue;
+        }
+        let name = |verdict| super::explain::verdict_name(verdict);
+        let help = match decision.rule {
+            Some(rule) => format!("{} decides: {:?}", rule.id, rule.text),
+            None => "no rule allows it".to_owned(),
+        };
+        errors.push(
+            PolicyError::at(
+                &example.place,
+                format!(
+                    "the example {:?} expects {}, the policy says {}",
+                    example.text,
+                    name(example.verdict),
+                    name(decision.verdict)
+                ),
+            )
+            .help(help),
+        );
+    }
+    errors.finish(())
+}
