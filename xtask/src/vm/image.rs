@@ -3,6 +3,9 @@
 //! No package is installed and no maintainer script runs; what such scripts would have made and
 //! the guest needs is made here. The image is read-only to the host: each boot discards its writes.
 
+mod complete;
+mod servers;
+
 use crate::apt::{Apt, Installed};
 use crate::{cache, process};
 use anyhow::{Context, Result, bail};
@@ -12,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The guest's release. It need not be the machine's own.
-const SUITES: &[&str] = &["bookworm", "bookworm-security"];
+const SUITES: &[&str] = &["trixie", "trixie-security"];
 /// A shell and the ordinary tools.
 const BASE: &[&str] = &[
     "bash",
@@ -56,8 +59,8 @@ impl With {
 
     fn packages(self) -> &'static [&'static str] {
         match self {
-            Self::Node => &["nodejs"],
-            Self::Python => &["python3", "git"],
+            Self::Node => &["nodejs", "npm"],
+            Self::Python => &["python3", "python3-pip", "git"],
         }
     }
 }
@@ -70,7 +73,15 @@ pub(crate) fn fetch(with: &[With]) -> Result<PathBuf> {
     let mut packages = BASE.to_vec();
     packages.extend(with.iter().flat_map(|with| with.packages()));
     let names: Vec<&str> = with.iter().map(|with| with.name()).collect();
-    let key = cache::key(&[&packages.join(" "), include_str!("image.rs")]);
+    let key = cache::key(&[
+        &packages.join(" "),
+        include_str!("image.rs"),
+        include_str!("image/complete.rs"),
+        include_str!("image/servers.rs"),
+        servers::PACKAGES,
+        servers::LOCK,
+        servers::REQUIREMENTS,
+    ]);
     let name = if names.is_empty() {
         format!("guest-{key}")
     } else {
@@ -78,12 +89,12 @@ pub(crate) fn fetch(with: &[With]) -> Result<PathBuf> {
     };
     let entry = cache::entry(&name, |partial| {
         eprintln!("xtask: building the guest's file system ({})", name);
-        build(&packages, partial)
+        build(&packages, &with, partial)
     })?;
     Ok(entry.join("root.img"))
 }
 
-fn build(packages: &[&str], partial: &Path) -> Result<()> {
+fn build(packages: &[&str], with: &[With], partial: &Path) -> Result<()> {
     let root = partial.join("root");
     for directory in ["bin", "lib", "lib64", "sbin"] {
         fs::create_dir_all(root.join("usr").join(directory))?;
@@ -92,84 +103,15 @@ fn build(packages: &[&str], partial: &Path) -> Result<()> {
     Apt::open("guest", SUITES, Installed::Nothing)?
         .unpack_closure(packages, None, &root)
         .context("could not unpack the guest's packages")?;
-    complete(&root).context("could not complete the guest's file system")?;
+    complete::complete(&root).context("could not complete the guest's file system")?;
+    for with in with {
+        match with {
+            With::Node => servers::from_npm(&root)?,
+            With::Python => servers::from_pypi(&root)?,
+        }
+    }
     pack(&root, &partial.join("root.img"))?;
     cache::remove(&root)
-}
-
-/// What the packages' scripts would have made.
-fn complete(root: &Path) -> Result<()> {
-    for directory in [
-        "dev",
-        "proc",
-        "sys",
-        "run",
-        "tmp",
-        "root",
-        "home/user",
-        "srv",
-        "etc",
-        "var/tmp",
-        "var/log",
-        "usr/local/bin",
-    ] {
-        fs::create_dir_all(root.join(directory))?;
-    }
-    let files = [
-        (
-            "etc/passwd",
-            "root:x:0:0:root:/root:/bin/bash\nuser:x:1000:1000:user:/home/user:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
-        ),
-        (
-            "etc/group",
-            "root:x:0:\ntty:x:5:\nuser:x:1000:\nnogroup:x:65534:\n",
-        ),
-        (
-            "etc/shadow",
-            "root:*:20000:0:99999:7:::\nuser:*:20000:0:99999:7:::\n",
-        ),
-        ("etc/hosts", "127.0.0.1 localhost guest\n::1 localhost\n"),
-        ("etc/hostname", "guest\n"),
-        ("etc/resolv.conf", "nameserver 127.0.0.53\n"),
-        (
-            "etc/nsswitch.conf",
-            "passwd: files\ngroup: files\nhosts: files dns\n",
-        ),
-    ];
-    for (name, content) in files {
-        fs::write(root.join(name), content).with_context(|| format!("could not write {name}"))?;
-    }
-    link(root, "dash", "usr/bin/sh")?;
-    link(root, "mawk", "usr/bin/awk")?;
-    certificates(root)?;
-    let ldconfig = process::find("ldconfig").context("no ldconfig: install libc-bin")?;
-    process::quiet(Command::new(ldconfig).arg("-r").arg(root))
-}
-
-fn link(root: &Path, target: &str, place: &str) -> Result<()> {
-    let place = root.join(place);
-    if place.symlink_metadata().is_err() && place.with_file_name(target).exists() {
-        symlink(target, &place).with_context(|| format!("could not link {}", place.display()))?;
-    }
-    Ok(())
-}
-
-/// One file with all trusted certificates, where TLS libraries look for it.
-fn certificates(root: &Path) -> Result<()> {
-    let source = root.join("usr/share/ca-certificates/mozilla");
-    let mut names: Vec<PathBuf> = fs::read_dir(&source)
-        .with_context(|| format!("could not read {}", source.display()))?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<std::io::Result<_>>()?;
-    names.sort();
-    let mut bundle = Vec::new();
-    for name in names {
-        bundle
-            .extend(fs::read(&name).with_context(|| format!("could not read {}", name.display()))?);
-    }
-    fs::create_dir_all(root.join("etc/ssl/certs"))?;
-    fs::write(root.join("etc/ssl/certs/ca-certificates.crt"), bundle)
-        .context("could not write the certificates")
 }
 
 /// Packs the tree into an image with room to write.
