@@ -1,3 +1,4 @@
 //! One file a subcommand.
 
 pub mod audit;
+pub mod doctor;
