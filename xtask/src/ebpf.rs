@@ -32,6 +32,11 @@ pub(crate) struct Args {
     source: Option<PathBuf>,
 }
 
+/// Fetches or builds the toolchain.
+pub(crate) fn setup() -> Result<()> {
+    Toolchain::prepare().map(|_| ())
+}
+
 /// Runs `cargo xtask ebpf`.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let source = match &args.source {

@@ -237,7 +237,7 @@ fn newest(names: &[String], prefix: &str) -> Option<String> {
     names
         .iter()
         .filter(|name| name.starts_with(prefix) && name.ends_with(SUFFIX) && !name.contains("-rt-"))
-        .max_by_key(|name| numbers(name))
+        .max_by_key(|name| numbers(name.trim_end_matches(SUFFIX)))
         .cloned()
 }
 

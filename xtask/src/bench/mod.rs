@@ -1,0 +1,23 @@
+//! Benchmarks. Each prints every side that it compares, measured in one run.
+
+use anyhow::Result;
+use clap::Subcommand;
+
+mod guest;
+
+/// What to measure.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Verified instructions and load time of each kernel program, on every kernel.
+    Load,
+    /// Guest instructions per open and close: nothing, outside, inside, Landlock.
+    Kernel,
+}
+
+/// Runs a benchmark; the exit status says whether its target was met.
+pub(crate) fn run(command: &Command) -> Result<u8> {
+    match command {
+        Command::Load => guest::load(),
+        Command::Kernel => guest::kernel(),
+    }
+}
