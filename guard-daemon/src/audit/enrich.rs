@@ -113,6 +113,8 @@ fn body(event: &Event) -> Option<Body> {
         }
         (Kind::Exec, Object::Path(path)) => {
             let op = match event.op {
+                // The kernel opens a program before it executes it.
+                KernelOp::Open => Op::Open,
                 KernelOp::Exec => Op::Exec,
                 KernelOp::MapExec => Op::MapExec,
                 _ => return None,
@@ -229,6 +231,7 @@ pub fn from_call_start(record: &CallStart, boot: &str, sandbox: &SandboxRef) -> 
     let body = Body::Call(Call::Start {
         id: record.id.clone(),
         number: record.call,
+        continues: record.continues,
         method: record.method.clone(),
         tool: record.tool.clone(),
         arguments: record.arguments.clone(),

@@ -274,6 +274,10 @@ pub enum Call {
         id: String,
         /// Number in the session, from 1.
         number: u64,
+        /// The call whose result asked for more input (`input_required`),
+        /// which this one repeats with it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        continues: Option<u64>,
         /// JSON-RPC method.
         method: String,
         /// The tool, of a `tools/call`.
