@@ -179,14 +179,16 @@ pub(crate) fn all() -> Vec<AuditEvent> {
     for (status, signal) in [(Some(0), None), (None, Some(9)), (None, None)] {
         events.push(bare(s(), Body::Sandbox(Sandbox::Stop { status, signal })));
     }
-    events.push(bare(
+    let loaded = bare(
         s(),
         Body::Policy(Policy::Loaded {
             name: "filesystem".into(),
             policy_hash: Digest::of(b"policy"),
             generation: 3,
         }),
-    ));
+    );
+    events.push(loaded.clone());
+    events.push(loaded.because(Reason::Adopted));
     for (loss, reason) in [
         (
             Loss::Kernel {
