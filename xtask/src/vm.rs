@@ -1,12 +1,14 @@
 //! Virtual machines: boots a kernel under QEMU with `guard` in PATH and runs a command as root.
 
 mod boot;
+mod channels;
 mod cpio;
 mod guest;
 mod image;
 pub(crate) mod kernels;
 mod qemu;
 mod verdict;
+mod work;
 
 use anyhow::{Context, Result, bail};
 pub(crate) use boot::{Boot, Sink};
