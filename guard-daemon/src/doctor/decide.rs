@@ -180,7 +180,9 @@ fn lsm_list(facts: &Facts) -> Check {
         // What the kernel did is worth more than any list.
         (Probe::Works, _) => draft.ok(format!("an LSM program is called; {found}")),
         (Probe::NeverCalled, _) => draft.missing(
-            format!("an LSM program can be attached but is never called; {found}"),
+            format!(
+                "BPF LSM not in the lsm= list: an LSM program can be attached but is never called; {found}"
+            ),
             add_bpf(facts),
         ),
         (_, Some(list)) if !list.has("bpf") => draft.missing(
