@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::Subcommand;
 
 mod guest;
+mod proxy;
 
 /// What to measure.
 #[derive(Subcommand)]
@@ -12,6 +13,8 @@ pub(crate) enum Command {
     Load,
     /// Guest instructions per open and close: nothing, outside, inside, Landlock.
     Kernel,
+    /// What the relay adds to a message: direct, through two cats, through guard.
+    Proxy(proxy::Args),
 }
 
 /// Runs a benchmark; the exit status says whether its target was met.
@@ -19,5 +22,6 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
     match command {
         Command::Load => guest::load(),
         Command::Kernel => guest::kernel(),
+        Command::Proxy(args) => proxy::run(args),
     }
 }
