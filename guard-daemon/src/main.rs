@@ -1,2 +1,5 @@
 //! The `guard` command.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    guard_daemon::cli::main()
+}

@@ -2,9 +2,9 @@
 //! one JSON object in one packet of a `SOCK_SEQPACKET` unix socket, at most
 //! [`MAX_PACKET`] bytes.
 
-use serde::{Deserialize, Serialize};
+pub mod transport;
 
-use crate::mcp::digest::Digest;
+use serde::{Deserialize, Serialize};
 
 /// Version of this protocol; both sides must agree.
 pub const WIRE_VERSION: u32 = 1;
@@ -12,6 +12,76 @@ pub const WIRE_VERSION: u32 = 1;
 pub const MAX_PACKET: usize = 256 << 10;
 /// Where the supervisor listens.
 pub const SOCKET_PATH: &str = "/run/guard/guard.sock";
+
+/// First packet on a connection to the supervisor.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Start a server. Answered by a [`RunReply`].
+    Run(Box<RunRequest>),
+    /// Which sandboxes are there? Answered by a [`StatusReply`].
+    Status,
+    /// Load policies anew. Answered by a [`ReloadReply`].
+    Reload,
+    /// A relay is back: the same bytes as [`RelayRecord::Hello`]. Not answered;
+    /// from here on the connection is that relay's wire.
+    #[serde(rename = "hello")]
+    Relay {
+        /// Sandbox number.
+        sandbox: u64,
+        /// Proves that it is that sandbox's relay.
+        token: String,
+    },
+}
+
+/// Answer to [`Request::Status`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StatusReply {
+    /// Version of the supervisor's program.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Whether the kernel side is loaded.
+    pub kernel: bool,
+    /// Live sandboxes, oldest first.
+    pub sandboxes: Vec<SandboxStatus>,
+}
+
+/// One sandbox of a [`StatusReply`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SandboxStatus {
+    /// Its id.
+    pub id: String,
+    /// `--name`.
+    pub server: String,
+    /// The policy's name.
+    pub policy: String,
+    /// Who holds the policy.
+    pub enforcement: Enforcement,
+    /// User id that the server runs as.
+    pub uid: u32,
+    /// The server's process.
+    pub pid: u32,
+    /// Seconds since it was started.
+    pub age: u64,
+    /// Calls in flight, as far as records came.
+    pub calls: usize,
+    /// Taken over from an earlier supervisor.
+    pub adopted: bool,
+}
+
+/// Answer to [`Request::Reload`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReloadReply {
+    /// It was not done.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+}
 
 /// Client → supervisor. Descriptors travel with it, in this order: the
 /// server's stdin, stdout, stderr as the MCP client gave them, and one end of
@@ -128,15 +198,15 @@ pub enum RelayRecord {
     },
 }
 
-/// A request that is forwarded.
+/// A request that is forwarded, or refused.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(from = "CallStartPacket")]
+#[serde(deny_unknown_fields)]
 pub struct CallStart {
     /// Number of the call in this session, from 1: what the slot and kernel events carry.
     pub call: u64,
     /// The call whose result asked for more input (`input_required`), which
     /// this one repeats with it.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub continues: Option<u64>,
     /// The JSON-RPC id as it was written (`3`, `"3"`).
     pub id: String,
@@ -148,47 +218,10 @@ pub struct CallStart {
     pub arguments: Option<String>,
     /// Whether `arguments` was cut to its bound.
     pub arguments_cut: bool,
-    /// `sha256:` and the digest of the arguments' bytes, whole. On the wire it
-    /// is there only when they were cut: the relay's hot path has no time for
-    /// it, so that whoever reads the packet computes it from whole arguments.
+    /// `sha256:` and the digest of the arguments' bytes, whole.
     pub args_hash: Option<String>,
     /// Wall clock, nanoseconds since the epoch.
     pub time: u64,
-}
-
-/// [`CallStart`] as it is in a packet.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CallStartPacket {
-    call: u64,
-    #[serde(default)]
-    continues: Option<u64>,
-    id: String,
-    method: String,
-    tool: Option<String>,
-    arguments: Option<String>,
-    arguments_cut: bool,
-    #[serde(default)]
-    args_hash: Option<String>,
-    time: u64,
-}
-
-impl From<CallStartPacket> for CallStart {
-    fn from(packet: CallStartPacket) -> Self {
-        let whole = packet.arguments.as_ref().filter(|_| !packet.arguments_cut);
-        let computed = whole.map(|text| Digest::of(text.as_bytes()).to_string());
-        Self {
-            call: packet.call,
-            continues: packet.continues,
-            id: packet.id,
-            method: packet.method,
-            tool: packet.tool,
-            args_hash: computed.or(packet.args_hash),
-            arguments: packet.arguments,
-            arguments_cut: packet.arguments_cut,
-            time: packet.time,
-        }
-    }
 }
 
 /// How a call ended.
@@ -288,19 +321,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whole_arguments_get_their_digest_and_cut_ones_keep_theirs() {
-        let packet = |cut, hash: &str| {
-            format!(
-                "{{\"call\":1,\"id\":\"1\",\"method\":\"m\",\"tool\":null,\"arguments\":\"abc\",\
-                 \"arguments_cut\":{cut},\"args_hash\":{hash},\"time\":0}}"
-            )
+    fn a_relays_hello_is_a_request() {
+        let hello = RelayRecord::Hello {
+            sandbox: 7,
+            token: "t".into(),
         };
-        let read = |text: String| serde_json::from_str::<CallStart>(&text).unwrap().args_hash;
-        let abc = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        assert_eq!(read(packet(false, "null")).as_deref(), Some(abc));
-        assert_eq!(read(packet(false, "\"lie\"")).as_deref(), Some(abc));
-        assert_eq!(read(packet(true, "\"theirs\"")).as_deref(), Some("theirs"));
-        assert!(serde_json::from_str::<CallStart>(&packet(true, "null,\"x\":1")).is_err());
+        let text = serde_json::to_string(&hello).unwrap();
+        let request: Request = serde_json::from_str(&text).unwrap();
+        assert!(
+            matches!(request, Request::Relay { sandbox: 7, ref token } if token == "t"),
+            "{request:?}"
+        );
     }
 
     #[test]

@@ -6,31 +6,27 @@ use std::io::{self, Read, Write};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
-use super::{Shared, clock, lock, recorder};
+use super::{Shared, clock, lock};
 use crate::mcp::frame::{Frame, Framer};
-use crate::mcp::session::{Action, body};
+use crate::mcp::session::Action;
 
 /// Client → server, until the client's input ends; then the server's does.
 pub(super) fn client(shared: &Shared, from: File) {
     let limit = shared.config.max_message;
     let mut framer = Framer::new(from, limit);
-    // Requests end no call.
-    let mut none = Vec::new();
     loop {
         let action = match framer.read() {
             Ok(Frame::Line(line)) => {
-                let now = clock::boot();
-                let action = shared.decide(&mut none, |session, out| {
-                    session.client_line(line, now, out)
-                });
+                let action =
+                    shared.decide(|session, out| session.client_line(line, clock::boot(), out));
                 if action == Action::Forward {
                     write_or_drop(&shared.server_in, line);
                 }
                 action
             }
-            Ok(Frame::TooLong(prefix)) => shared.decide(&mut none, |session, out| {
-                session.client_too_long(prefix, limit, out)
-            }),
+            Ok(Frame::TooLong(prefix)) => {
+                shared.decide(|session, out| session.client_too_long(prefix, limit, out))
+            }
             Ok(Frame::End) | Err(_) => break,
         };
         if let Action::Withhold(reply) = action {
@@ -47,30 +43,22 @@ pub(super) fn server(shared: &Shared, from: File) {
     let limit = shared.config.max_message;
     let waiting = &shared.ends.waiting_out;
     let mut framer = Framer::new(Marked { from, waiting }, limit);
-    let mut ends = Vec::new();
     loop {
-        match framer.read() {
+        let action = match framer.read() {
             Ok(Frame::Line(line)) => {
-                let now = clock::boot();
-                let action = shared.decide(&mut ends, |session, out| {
-                    session.server_line(line, now, out)
-                });
-                match action {
-                    Action::Forward => to_client(shared, line),
-                    Action::Withhold(reply) => to_client(shared, &reply),
+                let action =
+                    shared.decide(|session, out| session.server_line(line, clock::boot(), out));
+                if action == Action::Forward {
+                    to_client(shared, line);
                 }
-                recorder::tell(&shared.outbox, &mut ends, body(line));
+                action
             }
-            Ok(Frame::TooLong(prefix)) => {
-                let action = shared.decide(&mut ends, |session, out| {
-                    session.server_too_long(prefix, limit, clock::boot(), out)
-                });
-                if let Action::Withhold(reply) = action {
-                    to_client(shared, &reply);
-                }
-                recorder::tell(&shared.outbox, &mut ends, b"");
-            }
+            Ok(Frame::TooLong(prefix)) => shared
+                .decide(|session, out| session.server_too_long(prefix, limit, clock::boot(), out)),
             Ok(Frame::End) | Err(_) => break,
+        };
+        if let Action::Withhold(reply) = action {
+            to_client(shared, &reply);
         }
     }
     shared.ended(&shared.ends.server_out);

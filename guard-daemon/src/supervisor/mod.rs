@@ -1,1 +1,281 @@
-//! (owner writes this)
+//! The privileged side: sessions, launch, adoption, and the way from kernel
+//! events to the trail. One thread; whatever may wait is a task.
+
+mod adopt;
+pub mod cgroup;
+pub mod env;
+pub mod evidence;
+pub mod handover;
+pub mod launch;
+pub mod launcher;
+pub mod observe;
+pub mod paths;
+pub mod prepare;
+pub mod random;
+pub mod seccomp;
+mod serve;
+pub mod session;
+mod start;
+pub mod state;
+mod stop;
+pub mod users;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use guard_common::event::Event;
+use nix::time::{ClockId, clock_gettime};
+
+use crate::audit::enrich::{alert, from_gap};
+use crate::audit::loss::{Gap, Tracker};
+use crate::audit::words::Reason;
+use crate::kernel::{Kernel, Ring};
+use cgroup::Cgroups;
+use evidence::Evidence;
+use prepare::Rights;
+pub use serve::{ServeError, private, system, teardown};
+use session::{Heard, Session};
+
+/// How long a kernel event waits for the record of its call.
+const RECORD_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The supervisor's state. Never borrowed across an await.
+type Shared = Rc<RefCell<Supervisor>>;
+
+struct Supervisor {
+    rights: Rights,
+    kernel: Option<Kernel>,
+    cgroups: Option<Cgroups>,
+    sessions: BTreeMap<u64, Session>,
+    evidence: Evidence,
+    losses: Tracker,
+    /// Kernel events whose calls have no record yet, oldest first.
+    held: Vec<Held>,
+    last_number: u64,
+    /// Requests and ends that are being worked on.
+    busy: usize,
+    /// The rings have their tasks.
+    watched: bool,
+}
+
+struct Held {
+    since: Instant,
+    event: Box<Event>,
+    exe: Option<Vec<u8>>,
+}
+
+impl Supervisor {
+    fn new(rights: Rights, boot: String) -> Self {
+        let cgroups = match rights {
+            Rights::Root => Cgroups::find().inspect_err(|e| tracing::warn!("{e}")).ok(),
+            Rights::Own => None,
+        };
+        Self {
+            rights,
+            kernel: None,
+            cgroups,
+            sessions: BTreeMap::new(),
+            evidence: Evidence::new(boot),
+            losses: Tracker::default(),
+            held: Vec::new(),
+            last_number: 0,
+            busy: 0,
+            watched: false,
+        }
+    }
+
+    /// A sandbox number: the boot's clock, so that none is used twice, also
+    /// not by the next supervisor.
+    fn next_number(&mut self) -> u64 {
+        let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |t| {
+            t.tv_sec().unsigned_abs() * 1_000_000_000 + t.tv_nsec().unsigned_abs()
+        });
+        self.last_number = now.max(self.last_number + 1);
+        self.last_number
+    }
+
+    fn is_idle(&self) -> bool {
+        self.busy == 0 && self.sessions.is_empty()
+    }
+
+    fn trail_of(&self, number: u64) -> PathBuf {
+        self.sessions.get(&number).map_or_else(
+            || PathBuf::from(paths::AUDIT_FILE),
+            |session| session.state.audit_file.clone(),
+        )
+    }
+
+    /// Takes what the relay of a session has said.
+    fn hear(&mut self, number: u64) -> Heard {
+        let Self {
+            sessions, evidence, ..
+        } = self;
+        let Some(session) = sessions.get_mut(&number) else {
+            return Heard::Gone;
+        };
+        let trail = session.state.audit_file.clone();
+        let boot = evidence.boot().to_owned();
+        let heard = session.hear(&boot, &mut |event| evidence.push(&trail, event));
+        self.release_held(Instant::now());
+        self.flush();
+        heard
+    }
+
+    /// Takes what is in the rings. The wires come first: a call's record is in
+    /// its wire before the kernel can name the call.
+    fn drain_kernel(&mut self) {
+        if self.kernel.is_none() {
+            return;
+        }
+        let numbers: Vec<u64> = self.sessions.keys().copied().collect();
+        for number in numbers {
+            self.hear(number);
+        }
+        let mut records = Vec::new();
+        if let Some(kernel) = &mut self.kernel {
+            kernel.drain(&mut |ring, record| records.push((ring, record)));
+        }
+        for (ring, record) in records {
+            match record {
+                Ok(event) => self.observe(ring, event),
+                Err(error) => self.alert_all(Reason::KernelRecord, &error.to_string()),
+            }
+        }
+        self.flush();
+    }
+
+    fn observe(&mut self, ring: Ring, event: Event) {
+        let now = Instant::now();
+        let number = event.header.sandbox;
+        let Self {
+            sessions,
+            evidence,
+            losses,
+            held,
+            ..
+        } = self;
+        let by_cgroup = |s: &&mut Session| s.state.cgroup_id == Some(event.header.cgroup);
+        let known = sessions.contains_key(&number);
+        let session = if known {
+            losses.observe(number, audit_ring(ring), event.header.kseq, now);
+            sessions.get_mut(&number)
+        } else {
+            sessions.values_mut().find(by_cgroup)
+        };
+        let Some(session) = session else {
+            let detail = format!("kernel event of sandbox {number} that nobody knows: {event:?}");
+            self.alert_all(Reason::UnknownSandbox, &detail);
+            return;
+        };
+        let exe = observe::program(session, &event);
+        if observe::calls_known(session, &event) {
+            let judged = observe::judged(session, &event, exe.as_deref(), evidence.boot());
+            evidence.push(&session.state.audit_file, judged);
+        } else {
+            held.push(Held {
+                since: now,
+                event: Box::new(event),
+                exe,
+            });
+        }
+    }
+
+    /// Writes the held events whose records have come, or that waited enough.
+    fn release_held(&mut self, now: Instant) {
+        let Self {
+            sessions,
+            evidence,
+            held,
+            ..
+        } = self;
+        held.retain(|h| {
+            let Some(session) = sessions.get(&h.event.header.sandbox) else {
+                return false; // its end wrote it
+            };
+            let waited = now.duration_since(h.since) >= RECORD_PATIENCE;
+            if !waited && !observe::calls_known(session, &h.event) {
+                return true;
+            }
+            let judged = observe::judged(session, &h.event, h.exe.as_deref(), evidence.boot());
+            evidence.push(&session.state.audit_file, judged);
+            false
+        });
+    }
+
+    /// What is due a few times a second.
+    fn tick(&mut self) {
+        let now = Instant::now();
+        self.drain_kernel();
+        self.release_held(now);
+        for gap in self.losses.due(now) {
+            self.report_gap(&gap);
+        }
+        self.flush();
+        self.evidence.sync();
+    }
+
+    fn report_gap(&mut self, gap: &Gap) {
+        let name = self.sessions.get(&gap.sandbox).map(|s| s.name.clone());
+        let ring_full = self
+            .sessions
+            .get(&gap.sandbox)
+            .and_then(|s| s.state.slot)
+            .zip(self.kernel.as_ref())
+            .and_then(|(slot, kernel)| kernel.counters(slot).ok())
+            .is_some_and(|c| c.ring_full.iter().any(|n| *n > 0));
+        let now = jiff::Timestamp::now();
+        let event = from_gap(gap, now, self.evidence.boot(), name, ring_full);
+        let trail = self.trail_of(gap.sandbox);
+        self.evidence.push(&trail, event);
+    }
+
+    /// An alert that belongs to no sandbox goes to every open trail.
+    fn alert_all(&mut self, reason: Reason, detail: &str) {
+        tracing::error!("{detail}");
+        let trails: std::collections::BTreeSet<PathBuf> = self
+            .sessions
+            .values()
+            .map(|s| s.state.audit_file.clone())
+            .collect();
+        for trail in trails {
+            let event = alert(
+                jiff::Timestamp::now(),
+                self.evidence.boot(),
+                None,
+                reason.clone(),
+                detail.to_owned(),
+            );
+            self.evidence.push(&trail, event);
+        }
+    }
+
+    /// Writes what waits. A policy may want no server to run without its trail.
+    fn flush(&mut self) {
+        let failed = self.evidence.flush();
+        if failed.is_empty() {
+            return;
+        }
+        for session in self.sessions.values() {
+            let must_stop = failed.contains(&session.state.audit_file) && session.stops_when_full();
+            if let Some(cgroup) = session.cgroup.as_ref().filter(|_| must_stop) {
+                tracing::error!(
+                    "sandbox {} is stopped: disk_full = \"deny\"",
+                    session.state.id
+                );
+                if let Err(error) = cgroup.kill() {
+                    tracing::error!("{error}");
+                }
+            }
+        }
+    }
+}
+
+const fn audit_ring(ring: Ring) -> crate::audit::event::Ring {
+    match ring {
+        Ring::Denials => crate::audit::event::Ring::Denials,
+        Ring::Allows => crate::audit::event::Ring::Allows,
+    }
+}

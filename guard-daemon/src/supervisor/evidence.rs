@@ -1,0 +1,105 @@
+//! The supervisor's way to the trail: which file, and what happens when it
+//! cannot be written.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::audit::AuditEvent;
+use crate::audit::sink::{AppendError, FileSink, OpenError};
+
+/// The open trails.
+#[derive(Debug, Default)]
+pub struct Evidence {
+    boot: String,
+    sinks: BTreeMap<PathBuf, FileSink>,
+    waiting: Vec<(PathBuf, AuditEvent)>,
+}
+
+impl Evidence {
+    /// No trail yet.
+    #[must_use]
+    pub fn new(boot: String) -> Self {
+        Self {
+            boot,
+            ..Self::default()
+        }
+    }
+
+    /// Id of the boot.
+    #[must_use]
+    pub fn boot(&self) -> &str {
+        &self.boot
+    }
+
+    /// Opens a trail. Idempotent.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open(&mut self, path: &Path) -> Result<(), OpenError> {
+        if !self.sinks.contains_key(path) {
+            let sink = FileSink::open(path, &self.boot)?;
+            self.sinks.insert(path.to_owned(), sink);
+        }
+        Ok(())
+    }
+
+    /// Keeps an event until [`Self::flush`].
+    pub fn push(&mut self, trail: &Path, event: AuditEvent) {
+        self.waiting.push((trail.to_owned(), event));
+    }
+
+    /// Writes what waits, one write a trail. Gives the trails that lost events.
+    pub fn flush(&mut self) -> Vec<PathBuf> {
+        let mut by_trail: BTreeMap<PathBuf, Vec<AuditEvent>> = BTreeMap::new();
+        for (path, event) in self.waiting.drain(..) {
+            by_trail.entry(path).or_default().push(event);
+        }
+        let mut failed = Vec::new();
+        for (path, events) in by_trail {
+            let result = match self.sinks.get_mut(&path) {
+                Some(sink) => sink.append(&events),
+                None => continue, // opened before anything is pushed for it
+            };
+            if let Err(error) = result {
+                tracing::error!("audit trail {}: {error}", path.display());
+                if !matches!(error, AppendError::Sync(_)) {
+                    failed.push(path);
+                }
+            }
+        }
+        failed
+    }
+
+    /// Writes one event now.
+    ///
+    /// # Errors
+    /// When it was not written.
+    pub fn write_now(&mut self, trail: &Path, event: AuditEvent) -> Result<(), AppendError> {
+        match self.sinks.get_mut(trail) {
+            Some(sink) => sink.append(&[event]),
+            None => Err(AppendError::Open(std::io::Error::from(
+                std::io::ErrorKind::NotFound,
+            ))),
+        }
+    }
+
+    /// Syncs what has waited long enough. Call once a second.
+    pub fn sync(&mut self) {
+        for (path, sink) in &mut self.sinks {
+            if let Err(error) = sink.sync_if_due() {
+                tracing::error!("audit trail {}: {error}", path.display());
+            }
+        }
+    }
+
+    /// Closes the trails that no sandbox uses any more.
+    pub fn keep(&mut self, used: &dyn Fn(&Path) -> bool) {
+        self.sinks.retain(|path, sink| {
+            let keep = used(path);
+            if !keep && let Err(error) = sink.sync() {
+                tracing::error!("audit trail {}: {error}", path.display());
+            }
+            keep
+        });
+    }
+}

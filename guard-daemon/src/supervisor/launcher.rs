@@ -1,0 +1,469 @@
+//! `guard __launch`: a fresh process with one thread that makes the server's
+//! process in its cgroup, then becomes that session's relay.
+//!
+//! Standard input is a socket to the supervisor. One packet comes in (the
+//! [`LaunchSpec`] and its descriptors), [`LaunchReport`]s go out; the socket
+//! closes when the relay was executed.
+
+use std::ffi::CString;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid, setsid};
+use serde::{Deserialize, Serialize};
+
+use super::seccomp::{self, Filters};
+use crate::relay::config::RelayConfig;
+use crate::sys::child::{Cloned, clone_into, exit_now};
+use crate::sys::{caps, fds, signals};
+use crate::wire::transport::{self, Packet};
+use crate::wire::unescape;
+
+/// What is to be launched. Descriptors travel with it, in this order: the MCP
+/// client's stdin, stdout, stderr; the relay's wire and control sockets; the
+/// slot's map or `/dev/null`; `cgroup.kill` or `/dev/null`; and with `cgroup`
+/// the sandbox's cgroup directory and `cgroup.procs` of the relays' cgroup.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaunchSpec {
+    /// The executable, escaped.
+    pub path: String,
+    /// Arguments from `argv[0]` on, escaped.
+    pub argv: Vec<String>,
+    /// The whole environment as `NAME=value`, escaped.
+    pub env: Vec<String>,
+    /// Working directory, escaped.
+    pub cwd: String,
+    /// File mode creation mask.
+    pub umask: u32,
+    /// Whom the server runs as; `None`: as the launcher.
+    pub identity: Option<Identity>,
+    /// Uid and gid of the relay; `None`: as the launcher.
+    pub relay_id: Option<u32>,
+    /// Whether cgroup descriptors came.
+    pub cgroup: bool,
+    /// For `guard __relay`. The launcher fills in the server's process.
+    pub relay: RelayConfig,
+}
+
+/// A user as the kernel knows one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// How far a launch came.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LaunchReport {
+    /// The server was executed.
+    Started {
+        /// Its process.
+        pid: i32,
+    },
+    /// A step failed; nothing runs.
+    Failed {
+        /// Which.
+        stage: Stage,
+        /// `errno`.
+        errno: i32,
+        /// More, when errno does not say it all.
+        detail: Option<String>,
+    },
+}
+
+/// Steps of a launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum Stage {
+    /// Reading the specification.
+    Spec,
+    /// Compiling the filters, making pipes.
+    Prepare,
+    /// clone3 into the cgroup.
+    Clone,
+    /// A session of its own.
+    Session,
+    /// Signals and limits.
+    Limits,
+    /// Giving up capabilities.
+    Capabilities,
+    /// Changing user and groups.
+    User,
+    /// Entering the working directory.
+    Directory,
+    /// Arranging descriptors.
+    Descriptors,
+    /// Installing the filters.
+    Seccomp,
+    /// Executing the server.
+    Exec,
+    /// Moving the relay to its cgroup.
+    RelayCgroup,
+    /// Making the relay unprivileged.
+    RelayPrivileges,
+    /// Executing the relay.
+    RelayExec,
+}
+
+impl Stage {
+    const ALL: [Self; 14] = [
+        Self::Spec,
+        Self::Prepare,
+        Self::Clone,
+        Self::Session,
+        Self::Limits,
+        Self::Capabilities,
+        Self::User,
+        Self::Directory,
+        Self::Descriptors,
+        Self::Seccomp,
+        Self::Exec,
+        Self::RelayCgroup,
+        Self::RelayPrivileges,
+        Self::RelayExec,
+    ];
+}
+
+/// A step that failed.
+struct Failure {
+    stage: Stage,
+    errno: i32,
+    detail: Option<String>,
+}
+
+trait At<T> {
+    fn at(self, stage: Stage) -> Result<T, Failure>;
+}
+
+impl<T> At<T> for io::Result<T> {
+    fn at(self, stage: Stage) -> Result<T, Failure> {
+        self.map_err(|e| Failure {
+            stage,
+            errno: e.raw_os_error().unwrap_or(0),
+            detail: e.raw_os_error().is_none().then(|| e.to_string()),
+        })
+    }
+}
+
+impl<T> At<T> for nix::Result<T> {
+    fn at(self, stage: Stage) -> Result<T, Failure> {
+        self.map_err(|e| Failure {
+            stage,
+            errno: e as i32,
+            detail: None,
+        })
+    }
+}
+
+fn other(stage: Stage, detail: impl ToString) -> Failure {
+    Failure {
+        stage,
+        errno: 0,
+        detail: Some(detail.to_string()),
+    }
+}
+
+/// Runs the launcher. Returns only when something failed; it was reported.
+#[must_use]
+pub fn main() -> u8 {
+    let Ok(socket) = nix::unistd::dup(io::stdin().as_fd()) else {
+        return 125;
+    };
+    let Ok(socket) = with_cloexec(socket) else {
+        return 125;
+    };
+    let reporter = Reporter(socket);
+    match launch(&reporter) {
+        Ok(never) => match never {},
+        Err(failure) => {
+            reporter.send(&LaunchReport::Failed {
+                stage: failure.stage,
+                errno: failure.errno,
+                detail: failure.detail,
+            });
+            125
+        }
+    }
+}
+
+fn with_cloexec(fd: OwnedFd) -> nix::Result<OwnedFd> {
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+    fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    Ok(fd)
+}
+
+/// The socket to the supervisor.
+struct Reporter(OwnedFd);
+
+impl Reporter {
+    /// The supervisor may be gone: then nobody needs the report.
+    fn send(&self, report: &LaunchReport) {
+        let _ = transport::send(self.0.as_fd(), report, &[]);
+    }
+}
+
+/// Everything that the child needs, made before it exists: it may open nothing.
+struct Server {
+    path: CString,
+    argv: Vec<CString>,
+    env: Vec<CString>,
+    cwd: CString,
+    umask: Mode,
+    identity: Option<(Uid, Gid, Vec<Gid>)>,
+    filters: Filters,
+    launcher: Pid,
+}
+
+struct Descriptors {
+    client: [OwnedFd; 3],
+    wire: OwnedFd,
+    control: OwnedFd,
+    slot: OwnedFd,
+    kill: OwnedFd,
+    cgroup: Option<(OwnedFd, OwnedFd)>,
+}
+
+fn launch(reporter: &Reporter) -> Result<std::convert::Infallible, Failure> {
+    let packet = transport::receive(reporter.0.as_fd())
+        .map_err(|e| other(Stage::Spec, e))?
+        .ok_or_else(|| other(Stage::Spec, "the supervisor is gone"))?;
+    let spec: LaunchSpec = packet.parse().map_err(|e| other(Stage::Spec, e))?;
+    let descriptors = descriptors(packet, spec.cgroup)?;
+    setsid().at(Stage::Session)?;
+    let server = Server::new(&spec)?;
+
+    let cloexec = || nix::unistd::pipe2(OFlag::O_CLOEXEC).at(Stage::Prepare);
+    let (stdin_read, stdin_write) = cloexec()?;
+    let (stdout_read, stdout_write) = cloexec()?;
+    let (stderr_read, stderr_write) = cloexec()?;
+    let (failure_read, failure_write) = cloexec()?;
+    let cgroup = descriptors.cgroup.as_ref().map(|(dir, _)| dir.as_fd());
+    let (pid, pidfd) = match clone_into(cgroup).at(Stage::Clone)? {
+        Cloned::Child => {
+            let stdio = [stdin_read, stdout_write, stderr_write];
+            server.run(stdio, failure_write)
+        }
+        Cloned::Parent { pid, pidfd } => (pid, pidfd),
+    };
+    drop((stdin_read, stdout_write, stderr_write, failure_write));
+    await_exec(failure_read)?;
+    reporter.send(&LaunchReport::Started { pid });
+    let relay = RelayConfig {
+        server_pid: pid,
+        ..spec.relay
+    };
+    let relay = serde_json::to_string(&relay).map_err(|e| other(Stage::RelayExec, e))?;
+
+    let [client_in, client_out, client_err] = descriptors.client;
+    become_relay(
+        vec![
+            client_in,
+            client_out,
+            client_err,
+            stdin_write,
+            stdout_read,
+            stderr_read,
+            descriptors.wire,
+            descriptors.control,
+            descriptors.slot,
+            descriptors.kill,
+            pidfd,
+        ],
+        reporter,
+        descriptors.cgroup.map(|(_, procs)| procs),
+        spec.relay_id,
+        &text(&relay)?,
+    )
+}
+
+fn text(text: &str) -> Result<CString, Failure> {
+    CString::new(text).map_err(|e| other(Stage::Spec, e))
+}
+
+fn bytes(escaped: &str) -> Result<CString, Failure> {
+    let bytes = unescape(escaped).ok_or_else(|| other(Stage::Spec, "badly escaped text"))?;
+    CString::new(bytes).map_err(|e| other(Stage::Spec, e))
+}
+
+fn descriptors(packet: Packet, with_cgroup: bool) -> Result<Descriptors, Failure> {
+    let came = packet.fds.len();
+    let mut rest = packet.fds.into_iter();
+    let mut next = || {
+        rest.next()
+            .ok_or_else(|| other(Stage::Spec, format!("only {came} descriptors came")))
+    };
+    let descriptors = Descriptors {
+        client: [next()?, next()?, next()?],
+        wire: next()?,
+        control: next()?,
+        slot: next()?,
+        kill: next()?,
+        cgroup: if with_cgroup {
+            Some((next()?, next()?))
+        } else {
+            None
+        },
+    };
+    match rest.next() {
+        None => Ok(descriptors),
+        Some(_) => Err(other(
+            Stage::Spec,
+            format!("{came} descriptors are too many"),
+        )),
+    }
+}
+
+/// Waits until the child has executed the server or says why not.
+fn await_exec(failure: OwnedFd) -> Result<(), Failure> {
+    let mut report = Vec::new();
+    std::fs::File::from(failure)
+        .read_to_end(&mut report)
+        .at(Stage::Exec)?;
+    let Some((stage, errno)) = report.split_first() else {
+        return Ok(());
+    };
+    let stage = Stage::ALL
+        .into_iter()
+        .find(|s| *s as u8 == *stage)
+        .unwrap_or(Stage::Exec);
+    let errno = <[u8; 4]>::try_from(errno).map_or(0, i32::from_ne_bytes);
+    Err(Failure {
+        stage,
+        errno,
+        detail: None,
+    })
+}
+
+impl Server {
+    fn new(spec: &LaunchSpec) -> Result<Self, Failure> {
+        let all = |list: &[String]| list.iter().map(|s| bytes(s)).collect::<Result<Vec<_>, _>>();
+        Ok(Self {
+            path: bytes(&spec.path)?,
+            argv: all(&spec.argv)?,
+            env: all(&spec.env)?,
+            cwd: bytes(&spec.cwd)?,
+            umask: Mode::from_bits_truncate(spec.umask),
+            identity: spec.identity.as_ref().map(|i| {
+                let groups = i.groups.iter().map(|g| Gid::from_raw(*g)).collect();
+                (Uid::from_raw(i.uid), Gid::from_raw(i.gid), groups)
+            }),
+            filters: seccomp::filters().map_err(|e| other(Stage::Prepare, e))?,
+            launcher: nix::unistd::getpid(),
+        })
+    }
+
+    /// The child's way to exec. Opens no file: the sandbox is already judged.
+    fn run(self, stdio: [OwnedFd; 3], failure_pipe: OwnedFd) -> ! {
+        let failure = match fds::arrange_for_exec(stdio.into(), failure_pipe).at(Stage::Descriptors)
+        {
+            Ok(pipe) => {
+                let Err(failure) = self.become_server();
+                let mut report = vec![failure.stage as u8];
+                report.extend_from_slice(&failure.errno.to_ne_bytes());
+                // Nobody is left to tell when even this fails: the status says it.
+                let _ = std::fs::File::from(pipe).write_all(&report);
+                failure
+            }
+            Err(failure) => failure,
+        };
+        exit_now(if failure.stage == Stage::Exec {
+            126
+        } else {
+            125
+        })
+    }
+
+    fn become_server(&self) -> Result<std::convert::Infallible, Failure> {
+        setsid().at(Stage::Session)?;
+        signals::reset().at(Stage::Limits)?;
+        setrlimit(Resource::RLIMIT_CORE, 0, 0).at(Stage::Limits)?;
+        umask(self.umask);
+        caps::limit(None).at(Stage::Capabilities)?;
+        caps::lock_no_root().at(Stage::Capabilities)?;
+        if let Some((uid, gid, groups)) = &self.identity {
+            become_user(*uid, *gid, groups).at(Stage::User)?;
+        }
+        nix::unistd::chdir(self.cwd.as_c_str()).at(Stage::Directory)?;
+        caps::reduce_to(None).at(Stage::Capabilities)?;
+        // After the change of user, which clears it.
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).at(Stage::Session)?;
+        if nix::unistd::getppid() != self.launcher {
+            return Err(other(Stage::Session, "the launcher is gone"));
+        }
+        nix::sys::prctl::set_no_new_privs().at(Stage::Capabilities)?;
+        for filter in &self.filters {
+            seccompiler::apply_filter(filter).map_err(|_| Failure {
+                stage: Stage::Seccomp,
+                errno: Errno::last_raw(),
+                detail: None,
+            })?;
+        }
+        nix::unistd::execve(&self.path, &self.argv, &self.env).at(Stage::Exec)
+    }
+}
+
+fn become_user(uid: Uid, gid: Gid, groups: &[Gid]) -> nix::Result<()> {
+    setgroups(groups)?;
+    setresgid(gid, gid, gid)?;
+    setresuid(uid, uid, uid)
+}
+
+/// The launcher's second life. The server is its child and dies with it.
+fn become_relay(
+    places: Vec<OwnedFd>,
+    reporter: &Reporter,
+    procs: Option<OwnedFd>,
+    relay_id: Option<u32>,
+    config: &CString,
+) -> Result<std::convert::Infallible, Failure> {
+    if let Some(procs) = procs {
+        std::fs::File::from(procs)
+            .write_all(b"0")
+            .at(Stage::RelayCgroup)?;
+    }
+    let reporter = reporter.0.try_clone().at(Stage::RelayPrivileges)?;
+    let reporter = Reporter(fds::arrange_for_exec(places, reporter).at(Stage::Descriptors)?);
+    let Err(failure) = execute_relay(relay_id, config);
+    // The caller's copy of the socket is closed by now: report here, and end.
+    reporter.send(&LaunchReport::Failed {
+        stage: failure.stage,
+        errno: failure.errno,
+        detail: failure.detail,
+    });
+    exit_now(125)
+}
+
+fn execute_relay(
+    relay_id: Option<u32>,
+    config: &CString,
+) -> Result<std::convert::Infallible, Failure> {
+    let keep = relay_id.map(|_| caps::CAP_KILL);
+    signals::reset().at(Stage::RelayPrivileges)?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).at(Stage::RelayPrivileges)?;
+    umask(Mode::from_bits_truncate(0o077));
+    nix::unistd::chdir("/").at(Stage::RelayPrivileges)?;
+    caps::limit(keep).at(Stage::RelayPrivileges)?;
+    caps::lock_no_root().at(Stage::RelayPrivileges)?;
+    if let Some(id) = relay_id {
+        nix::sys::prctl::set_keepcaps(true).at(Stage::RelayPrivileges)?;
+        become_user(Uid::from_raw(id), Gid::from_raw(id), &[]).at(Stage::RelayPrivileges)?;
+    }
+    caps::reduce_to(keep).at(Stage::RelayPrivileges)?;
+    nix::sys::prctl::set_no_new_privs().at(Stage::RelayPrivileges)?;
+    let argv = [c"guard", c"__relay", config.as_c_str()];
+    let no_env: [CString; 0] = [];
+    nix::unistd::execve(c"/proc/self/exe", &argv, &no_env).at(Stage::RelayExec)
+}

@@ -1,0 +1,131 @@
+//! From kernel events to audit events: the process, the rule, the call.
+
+use std::os::unix::ffi::OsStringExt as _;
+
+use guard_common::event::{EVENT_PROC_SELF, Event, NetPayload, Object, Op, Reason};
+use guard_common::table::FileAccess;
+
+use super::session::Session;
+use crate::audit::clock::Clock;
+use crate::audit::enrich::Known;
+use crate::audit::event::RuleRef;
+use crate::audit::{AuditEvent, from_kernel};
+use crate::policy::{CompiledPolicy, Decision};
+
+/// What a process runs now.
+#[must_use]
+pub fn program_of(pid: u32) -> Option<Vec<u8>> {
+    let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    Some(path.into_os_string().into_vec())
+}
+
+/// Whether the record of every call of an event is here.
+#[must_use]
+pub fn calls_known(session: &Session, event: &Event) -> bool {
+    event.calls.iter().all(|n| session.calls.contains_key(n))
+}
+
+/// What the process of an event runs: asked of the kernel while the process is
+/// there, else as it was seen last.
+pub fn program(session: &mut Session, event: &Event) -> Option<Vec<u8>> {
+    let pid = event.header.pid;
+    if let Some(path) = program_of(pid) {
+        session.note_program(pid, &path);
+        return Some(path);
+    }
+    let known = session.programs.get(&pid).cloned();
+    if let (Op::Exec, Object::Path(path)) = (event.op, &event.object) {
+        session.note_program(pid, path);
+    }
+    known
+}
+
+/// The audit event.
+#[must_use]
+pub fn judged(session: &Session, event: &Event, exe: Option<&[u8]>, boot: &str) -> AuditEvent {
+    let rule = session
+        .policy
+        .as_deref()
+        .filter(|_| event.header.generation == session.name.generation)
+        .and_then(|policy| rule(policy, event));
+    let known = Known {
+        boot,
+        clock: Clock::now().unwrap_or(Clock::with_offset(0)),
+        sandbox: &session.name,
+        exe,
+        rule: rule.as_ref(),
+    };
+    from_kernel(event, &|number| session.calls.get(&number).cloned(), &known)
+}
+
+/// The rule that decided, from the same table. `None` when the kernel had
+/// another reason, or when the table now says something else.
+#[must_use]
+pub fn rule(policy: &CompiledPolicy, event: &Event) -> Option<RuleRef> {
+    if !matches!(event.reason, Reason::Rule | Reason::ApprovalUnavailable) {
+        return None;
+    }
+    let active = event.header.active;
+    let same = |decision: Decision| {
+        let rule = decision
+            .rule
+            .filter(|_| decision.verdict == event.verdict)?;
+        Some(RuleRef {
+            id: rule.id,
+            text: rule.text,
+        })
+    };
+    match &event.object {
+        Object::Path(path) => {
+            let path = as_judged(path, event.header.flags);
+            FileAccess::ALL
+                .into_iter()
+                .filter(|access| event.header.access & access.bit() != 0)
+                .find_map(|access| same(policy.explain_path(&path, access, active)))
+        }
+        Object::Net(NetPayload { addr, port, .. }) if event.op != Op::Socket => {
+            same(policy.explain_net(u128::from_be_bytes(*addr), *port, active))
+        }
+        Object::Net(_) => None,
+    }
+}
+
+/// The kernel fed `self` for a process's own number below `/proc`.
+fn as_judged(path: &[u8], flags: u32) -> Vec<u8> {
+    let Some(rest) = path
+        .strip_prefix(b"/proc/")
+        .filter(|_| flags & EVENT_PROC_SELF != 0)
+    else {
+        return path.to_vec();
+    };
+    let end = rest.iter().position(|b| *b == b'/').unwrap_or(rest.len());
+    [b"/proc/self", &rest[end..]].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_proc_entries_are_judged_as_self() {
+        for (path, flags, expected) in [
+            (
+                &b"/proc/12/status"[..],
+                EVENT_PROC_SELF,
+                &b"/proc/self/status"[..],
+            ),
+            (b"/proc/12", EVENT_PROC_SELF, b"/proc/self"),
+            (b"/proc/12/status", 0, b"/proc/12/status"),
+            (b"/srv/12/status", EVENT_PROC_SELF, b"/srv/12/status"),
+        ] {
+            assert_eq!(as_judged(path, flags), expected);
+        }
+    }
+
+    #[test]
+    fn a_running_process_has_a_program() {
+        let own = std::env::current_exe().unwrap().into_os_string().into_vec();
+        assert_eq!(program_of(std::process::id()), Some(own));
+        assert_eq!(program_of(0), None);
+    }
+}

@@ -1,0 +1,386 @@
+//! From a request to everything that is decided before anything is made:
+//! user, policy, command, environment.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+
+use guard_common::table::FileAccess;
+
+use super::launcher::Identity;
+use super::state::PolicyState;
+use super::users::{self, Account, UserError, Who};
+use super::{env, handover};
+use crate::policy::launch::{CommandChain, LaunchError, resolve_command};
+use crate::policy::{
+    CompiledPolicy, Document, Lookup, PolicyErrors, ResolveContext, compile, resolve,
+};
+use crate::wire::{Enforcement, RunRequest, WIRE_VERSION, escape, unescape};
+
+/// The policy when `--policy` names none.
+const DEFAULT_POLICY: &str = "default";
+
+/// Why nothing is started.
+#[derive(Debug)]
+pub struct Refused {
+    /// 125, 126 or 127.
+    pub status: u8,
+    /// What failed, on what, and what to do.
+    pub reason: String,
+}
+
+impl Refused {
+    /// A refusal by guard itself.
+    pub fn new(reason: impl ToString) -> Self {
+        Self {
+            status: 125,
+            reason: reason.to_string(),
+        }
+    }
+}
+
+impl From<UserError> for Refused {
+    fn from(error: UserError) -> Self {
+        Self::new(error)
+    }
+}
+
+impl From<PolicyErrors> for Refused {
+    fn from(errors: PolicyErrors) -> Self {
+        Self::new(format!("the policy is refused\n{errors}"))
+    }
+}
+
+impl From<LaunchError> for Refused {
+    fn from(error: LaunchError) -> Self {
+        Self {
+            status: error.exit_status(),
+            reason: error.to_string(),
+        }
+    }
+}
+
+/// With whose rights this supervisor works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rights {
+    /// Root: servers get users of their own.
+    Root,
+    /// An ordinary user's, who starts servers for nobody else.
+    Own,
+}
+
+/// A request whose text is bytes again.
+#[derive(Debug)]
+pub struct Wanted {
+    /// Command and arguments.
+    pub command: Vec<OsString>,
+    /// Working directory, absolute.
+    pub cwd: PathBuf,
+    /// `NAME=value`.
+    pub env: Vec<Vec<u8>>,
+}
+
+impl Wanted {
+    /// Reads what the request carries escaped.
+    ///
+    /// # Errors
+    /// When it is not of this version or not what a client sends.
+    pub fn read(request: &RunRequest) -> Result<Self, Refused> {
+        if request.version != WIRE_VERSION {
+            return Err(Refused::new(format!(
+                "this client speaks version {} of guard's wire, the supervisor version \
+                 {WIRE_VERSION}: end the supervisor and start the one of this version",
+                request.version
+            )));
+        }
+        let all = |list: &[String]| -> Result<Vec<Vec<u8>>, Refused> {
+            list.iter()
+                .map(|text| unescape(text).ok_or_else(|| Refused::new("badly escaped request")))
+                .collect()
+        };
+        let cwd = all(std::slice::from_ref(&request.cwd))?.concat();
+        let cwd = PathBuf::from(OsString::from_vec(cwd));
+        if !cwd.is_absolute() {
+            return Err(Refused::new("the working directory is not absolute"));
+        }
+        Ok(Self {
+            command: all(&request.command)?
+                .into_iter()
+                .map(OsString::from_vec)
+                .collect(),
+            cwd,
+            env: all(&request.env)?,
+        })
+    }
+
+    fn var(&self, name: &str) -> Option<OsString> {
+        env::get(&self.env, name).map(|v| OsStr::from_bytes(v).to_owned())
+    }
+}
+
+/// The policy's text, and as whom its server runs: known before there is a
+/// directory for its `${tmp}`.
+#[derive(Debug)]
+pub struct Chosen {
+    /// As `--policy` says.
+    pub policy_name: String,
+    source: String,
+    text: Vec<u8>,
+    file: Option<PathBuf>,
+    document: Document,
+    lookup: Lookup,
+    /// As whom; `None`: as this process.
+    pub account: Option<Account>,
+    home: Option<PathBuf>,
+}
+
+/// Finds the policy and decides the user.
+///
+/// # Errors
+/// When there is no such policy, it cannot be parsed, or nobody to run as.
+pub fn choose(request: &RunRequest, wanted: &Wanted, rights: Rights) -> Result<Chosen, Refused> {
+    // The directories of the one who asks; their own variables only where they are theirs.
+    let asks = match (rights, &request.user, request.sudo) {
+        (Rights::Own, Some(_), _) => {
+            return Err(Refused::new(
+                "--user needs root: without it a server runs as the user who starts it",
+            ));
+        }
+        (Rights::Own, None, _) => None,
+        (Rights::Root, Some(name), _) => Some(Who::Name(name.clone()).look_up(true)?),
+        (Rights::Root, None, Some((uid, _))) if uid != 0 => Some(Who::Uid(uid).look_up(true)?),
+        (Rights::Root, None, _) => None,
+    };
+    let lookup = match &asks {
+        Some(account) => Lookup::for_user(None, Some(&account.home)),
+        None => {
+            let home = wanted.var("HOME").map(PathBuf::from);
+            Lookup::for_user(wanted.var("XDG_CONFIG_HOME").as_deref(), home.as_deref())
+        }
+    };
+    let policy_name = request.policy.as_deref().unwrap_or(DEFAULT_POLICY);
+    let found = lookup.policy(policy_name, &wanted.cwd)?;
+    let document = Document::parse(&found.text, &found.name)?;
+    let account = match rights {
+        Rights::Own => None,
+        Rights::Root => {
+            let user = document.user.as_deref();
+            let sudo = request.sudo.map(|(uid, _)| uid);
+            let who = users::choose(user, request.user.as_deref(), sudo)?;
+            Some(who.look_up(user == Some("root"))?)
+        }
+    };
+    let home = match &account {
+        Some(account) => Some(account.home.clone()),
+        None => wanted.var("HOME").map(PathBuf::from),
+    };
+    Ok(Chosen {
+        policy_name: policy_name.to_owned(),
+        source: found.name,
+        text: found.text,
+        file: found.file,
+        document,
+        lookup,
+        account,
+        home: home.and_then(|home| home.canonicalize().ok()),
+    })
+}
+
+/// Everything that a launch needs.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Name in the trail.
+    pub server: String,
+    /// As whom; `None`: as this process.
+    pub identity: Option<Identity>,
+    /// The policy.
+    pub policy: CompiledPolicy,
+    /// What the next supervisor compiles it from.
+    pub policy_state: PolicyState,
+    /// What to execute.
+    pub program: PathBuf,
+    /// Its arguments, from `argv[0]` on.
+    pub argv: Vec<Vec<u8>>,
+    /// What is left of the environment.
+    pub env: env::Filtered,
+    /// For stderr.
+    pub notes: Vec<String>,
+}
+
+/// Resolves and compiles. `tmp` is the sandbox's private directory.
+///
+/// # Errors
+/// When the command or the policy is refused.
+pub fn prepare(
+    request: &RunRequest,
+    wanted: &Wanted,
+    chosen: Chosen,
+    tmp: &Path,
+) -> Result<Prepared, Refused> {
+    let chain = resolve_command(&wanted.command, &|name| wanted.var(name), &wanted.cwd)?;
+    let argv: Vec<Vec<u8>> = std::iter::once(chain.argv0.clone())
+        .chain(wanted.command.iter().skip(1).cloned())
+        .map(OsString::into_vec)
+        .collect();
+    refuse_handover(&chain, &argv)?;
+    let cwd = wanted.cwd.canonicalize().map_err(|e| {
+        let shown = wanted.cwd.display();
+        Refused::new(format!("cannot enter the working directory {shown}: {e}"))
+    })?;
+    let context = ResolveContext {
+        home: chosen.home.clone(),
+        cwd,
+        tmp: tmp.to_owned(),
+        args: wanted.command.clone(),
+        set: request.set.clone(),
+        includes: &chosen.lookup,
+        launch: Some(&chain),
+    };
+    let policy = compile(&resolve(&chosen.document, &context)?)?;
+    refuse_own_policy(&policy, chosen.file.as_deref())?;
+    let server = match &request.name {
+        Some(name) => name.clone(),
+        None => base_name(&wanted.command),
+    };
+    let mut set = vec![("TMPDIR", tmp.as_os_str().as_bytes().to_vec())];
+    if let Some(account) = &chosen.account {
+        // The caller's would be root's.
+        set.push(("HOME", account.home.as_os_str().as_bytes().to_vec()));
+        set.push(("USER", account.name.clone().into_bytes()));
+        set.push(("LOGNAME", account.name.clone().into_bytes()));
+    }
+    let env = env::filter(&wanted.env, policy.env_allow(), &set);
+    let notes = notes(request, &env);
+    let policy_state = PolicyState {
+        name: chosen.policy_name,
+        hash: policy.hash().to_owned(),
+        generation: 1,
+        text: String::from_utf8_lossy(&chosen.text).into_owned(),
+        source: chosen.source,
+        home: chosen.home,
+        cwd: request.cwd.clone(),
+        command: request.command.clone(),
+        env: resolution_env(&wanted.env),
+        set: request.set.clone(),
+    };
+    Ok(Prepared {
+        server,
+        identity: chosen.account.map(|a| a.identity),
+        policy,
+        policy_state,
+        program: chain.program,
+        argv,
+        env,
+        notes,
+    })
+}
+
+/// Compiles the policy of a sandbox that runs already. `None` when it is not
+/// the same any more (its includes or the command's files have changed): then
+/// nothing can say which rule decided, but the kernel's table stands.
+#[must_use]
+pub fn recompile(state: &PolicyState, tmp: &Path) -> Option<CompiledPolicy> {
+    let document = Document::parse(state.text.as_bytes(), &state.source).ok()?;
+    let bytes = |list: &[String]| list.iter().map(|t| unescape(t)).collect::<Option<Vec<_>>>();
+    let env = bytes(&state.env)?;
+    let command: Vec<OsString> = bytes(&state.command)?
+        .into_iter()
+        .map(OsString::from_vec)
+        .collect();
+    let var = |name: &str| env::get(&env, name).map(|v| OsStr::from_bytes(v).to_owned());
+    let cwd = PathBuf::from(OsString::from_vec(unescape(&state.cwd)?));
+    let chain = resolve_command(&command, &var, &cwd).ok()?;
+    let lookup = Lookup::for_user(var("XDG_CONFIG_HOME").as_deref(), state.home.as_deref());
+    let context = ResolveContext {
+        home: state.home.clone(),
+        cwd: cwd.canonicalize().ok()?,
+        tmp: tmp.to_owned(),
+        args: command,
+        set: state.set.clone(),
+        includes: &lookup,
+        launch: Some(&chain),
+    };
+    let policy = compile(&resolve(&document, &context).ok()?).ok()?;
+    (policy.hash() == state.hash).then_some(policy)
+}
+
+/// What resolving a command reads of the environment. The rest may be secret
+/// and is not written to a file.
+fn resolution_env(env: &[Vec<u8>]) -> Vec<String> {
+    const READ: [&str; 8] = [
+        "PATH=",
+        "HOME=",
+        "XDG_CONFIG_HOME=",
+        "PYENV_",
+        "NVM_",
+        "VOLTA_",
+        "ASDF_",
+        "VIRTUAL_ENV=",
+    ];
+    env.iter()
+        .filter(|entry| READ.iter().any(|name| entry.starts_with(name.as_bytes())))
+        .map(|entry| escape(entry))
+        .collect()
+}
+
+fn base_name(command: &[OsString]) -> String {
+    let name = command
+        .first()
+        .and_then(|c| Path::new(c).file_name())
+        .unwrap_or_default();
+    escape(name.as_bytes())
+}
+
+fn refuse_handover(chain: &CommandChain, argv: &[Vec<u8>]) -> Result<(), Refused> {
+    let real = chain
+        .program
+        .canonicalize()
+        .unwrap_or_else(|_| chain.program.clone());
+    match handover::find(real.as_os_str().as_bytes(), argv) {
+        Some(program) => Err(Refused::new(handover::explanation(&program))),
+        None => Ok(()),
+    }
+}
+
+/// The policy file in use is never writable from its sandbox.
+fn refuse_own_policy(policy: &CompiledPolicy, file: Option<&Path>) -> Result<(), Refused> {
+    let Some(file) = file else {
+        return Ok(());
+    };
+    let bytes = file.as_os_str().as_bytes();
+    let decision = policy.explain_path(bytes, FileAccess::Write, policy.background());
+    if decision.verdict == guard_common::matcher::Verdict::Deny {
+        return Ok(());
+    }
+    let rule = decision
+        .rule
+        .map_or_else(String::new, |r| format!(" ({} = {:?})", r.id, r.text));
+    Err(Refused::new(format!(
+        "the policy lets its server write the policy's own file {}{rule}: move the file, or add \
+         {:?} to files.deny",
+        file.display(),
+        file.display().to_string(),
+    )))
+}
+
+fn notes(request: &RunRequest, env: &env::Filtered) -> Vec<String> {
+    let mut notes = Vec::new();
+    if request.enforcement == Enforcement::GatewayOnly {
+        notes.push(
+            "WARNING: --enforcement gateway-only: the kernel enforces nothing, file and network \
+             rules are not applied"
+                .to_owned(),
+        );
+    }
+    if request.audit_only {
+        notes.push("WARNING: --audit-only: accesses are recorded, none is denied".to_owned());
+    }
+    if !env.removed.is_empty() {
+        let names: Vec<String> = env.removed.iter().map(|name| escape(name)).collect();
+        notes.push(format!(
+            "removed from the environment: {} (process.env in the policy keeps a variable)",
+            names.join(" ")
+        ));
+    }
+    notes
+}

@@ -1,0 +1,552 @@
+//! Starting a sandbox: everything that judges it is in force before its first
+//! process exists.
+
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use guard_common::limits::MAX_SANDBOXES;
+use guard_common::sandbox::{
+    SANDBOX_AUDIT_ONLY, SANDBOX_DATAGRAM, SANDBOX_LOG_ALLOWS, SANDBOX_RING_FULL_DENY, SandboxEntry,
+};
+
+use super::launch::{launch, set_nonblocking};
+use super::launcher::{Identity, LaunchSpec};
+use super::prepare::{Prepared, Refused, Rights, Wanted, choose, prepare};
+use super::session::{Heard, Session};
+use super::state::{SandboxState, system_dir};
+use super::stop::stop;
+use super::{Shared, Supervisor, paths, random, serve};
+use crate::audit::AuditEvent;
+use crate::audit::event::{Body, Policy, Sandbox};
+use crate::kernel::{Kernel, SlotHandle};
+use crate::policy::CompiledPolicy;
+use crate::relay::config::RelayConfig;
+use crate::sys::fds::watch;
+use crate::wire::{Enforcement, RunReply, RunRequest, escape, transport};
+
+/// First uid of relays: the range that systemd, too, gives to nobody for long
+/// (61184 to 65519).
+const RELAY_UIDS: u32 = 61184;
+
+/// Answers a request to run a server.
+pub(super) async fn run(shared: &Shared, request: &RunRequest, fds: Vec<OwnedFd>) -> RunReply {
+    match start(shared, request, fds).await {
+        Ok(reply) => reply,
+        Err(Refused { status, reason }) => RunReply::Refused { status, reason },
+    }
+}
+
+/// What a launch needs besides the session.
+struct Parts {
+    identity: Option<Identity>,
+    program: PathBuf,
+    argv: Vec<Vec<u8>>,
+    env: Vec<Vec<u8>>,
+    slot: Option<SlotHandle>,
+    wire: OwnedFd,
+}
+
+async fn start(
+    shared: &Shared,
+    request: &RunRequest,
+    fds: Vec<OwnedFd>,
+) -> Result<RunReply, Refused> {
+    let [stdin, stdout, stderr, control] = <[OwnedFd; 4]>::try_from(fds).map_err(|fds| {
+        Refused::new(format!(
+            "{} descriptors came with the request, not 4",
+            fds.len()
+        ))
+    })?;
+    let rights = shared.borrow().rights;
+    if rights == Rights::Own && request.enforcement == Enforcement::Kernel {
+        return Err(Refused::new(
+            "only root can have the kernel enforce a policy",
+        ));
+    }
+    let wanted = Wanted::read(request)?;
+    let chosen = choose(request, &wanted, rights)?;
+    let owner = chosen.account.as_ref().map(|a| a.identity.clone());
+    let audit_file = audit_file(request, &wanted, rights)?;
+    let id = random::hex::<6>().map_err(|e| Refused::new(format!("no random bytes: {e}")))?;
+    let tmp = TmpDir::make(&id, owner.as_ref())?;
+    let prepared = prepare(request, &wanted, chosen, &tmp.0)?;
+    let notes = prepared.notes.clone();
+
+    // From here on there is something to take down again.
+    let number = shared.borrow_mut().next_number();
+    let parts = {
+        let mut supervisor = shared.borrow_mut();
+        let session = new_session(&prepared, number, &id, request, audit_file, tmp)?;
+        supervisor.sessions.insert(number, session);
+        supervisor.put_in_force(number, request, prepared)
+    };
+    let launched = match parts {
+        Err(refused) => Err(refused),
+        Ok(parts) => {
+            if shared.borrow().kernel.is_some() {
+                serve::watch_kernel(shared);
+            }
+            let client = [stdin, stdout, stderr, control];
+            launch_with(shared, number, request, parts, client).await
+        }
+    };
+    if let Err(refused) = launched {
+        stop(shared, number).await;
+        return Err(refused);
+    }
+    attend(shared, number);
+    Ok(RunReply::Started { sandbox: id, notes })
+}
+
+fn audit_file(request: &RunRequest, wanted: &Wanted, rights: Rights) -> Result<PathBuf, Refused> {
+    if let Some(file) = &request.audit_file {
+        let file = PathBuf::from(file);
+        return match file.is_absolute() {
+            true => Ok(file),
+            false => Err(Refused::new("--audit-file is not absolute")),
+        };
+    }
+    if rights == Rights::Root {
+        return Ok(paths::AUDIT_FILE.into());
+    }
+    let var = |name: &str| {
+        super::env::get(&wanted.env, name)
+            .map(|v| PathBuf::from(std::ffi::OsStr::from_bytes(v)))
+            .filter(|p| p.is_absolute())
+    };
+    var("XDG_STATE_HOME")
+        .or_else(|| var("HOME").map(|home| home.join(".local/state")))
+        .map(|state| state.join("guard/audit.jsonl"))
+        .ok_or_else(|| {
+            Refused::new("nowhere to write the audit trail: set HOME or give --audit-file FILE")
+        })
+}
+
+/// A private temporary directory; removed again unless it is handed on.
+struct TmpDir(PathBuf);
+
+impl TmpDir {
+    fn make(id: &str, owner: Option<&Identity>) -> Result<Self, Refused> {
+        Self::try_make(id, owner)
+            .map_err(|e| Refused::new(format!("cannot make a private temporary directory: {e}")))
+    }
+
+    fn try_make(id: &str, owner: Option<&Identity>) -> io::Result<Self> {
+        let Some(owner) = owner else {
+            let made = nix::unistd::mkdtemp("/tmp/guard-XXXXXX")?;
+            return Ok(Self(made.canonicalize()?));
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(paths::TMP)?;
+        let dir = Path::new(paths::TMP).join(id);
+        DirBuilder::new().mode(0o700).create(&dir)?;
+        let made = Self(dir.canonicalize()?);
+        std::os::unix::fs::chown(&made.0, Some(owner.uid), Some(owner.gid))?;
+        Ok(made)
+    }
+
+    fn keep(mut self) -> PathBuf {
+        std::mem::take(&mut self.0)
+    }
+}
+
+impl Drop for TmpDir {
+    fn drop(&mut self) {
+        if !self.0.as_os_str().is_empty()
+            && let Err(error) = std::fs::remove_dir_all(&self.0)
+        {
+            tracing::warn!("{} stays: {error}", self.0.display());
+        }
+    }
+}
+
+fn new_session(
+    prepared: &Prepared,
+    number: u64,
+    id: &str,
+    request: &RunRequest,
+    audit_file: PathBuf,
+    tmp: TmpDir,
+) -> Result<Session, Refused> {
+    let token = random::hex::<16>().map_err(|e| Refused::new(format!("no random bytes: {e}")))?;
+    let mut state = SandboxState::new(
+        number,
+        id.to_owned(),
+        prepared.server.clone(),
+        request.enforcement,
+        token,
+        audit_file,
+        tmp.keep(),
+        prepared.policy_state.clone(),
+    );
+    state.uid = prepared
+        .identity
+        .as_ref()
+        .map_or_else(|| nix::unistd::geteuid().as_raw(), |i| i.uid);
+    state.started = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs());
+    Ok(Session::new(state, None))
+}
+
+impl Supervisor {
+    /// Makes everything that judges the sandbox, in an order in which nothing
+    /// is ever less strict than it will be.
+    fn put_in_force(
+        &mut self,
+        number: u64,
+        request: &RunRequest,
+        prepared: Prepared,
+    ) -> Result<Parts, Refused> {
+        let Prepared {
+            identity,
+            policy,
+            program,
+            argv,
+            env,
+            ..
+        } = prepared;
+        let policy = Rc::new(policy);
+        let trail = self.trail_of(number);
+        self.evidence
+            .open(&trail)
+            .map_err(|e| Refused::new(format!("{e}: no server runs without its trail")))?;
+        self.make_cgroup(number, request.enforcement)?;
+        let slot = match request.enforcement {
+            Enforcement::GatewayOnly => None,
+            Enforcement::Kernel => Some(self.register(number, request, &policy)?),
+        };
+        let relay_uid = (self.rights == Rights::Root)
+            .then(|| self.relay_uid(slot.as_ref()))
+            .transpose()?;
+        let (ours, theirs) = transport::pair().map_err(Refused::new)?;
+        set_nonblocking(&ours).map_err(Refused::new)?;
+        let ours = watch(ours).map_err(Refused::new)?;
+        let is_root = self.rights == Rights::Root;
+        let session = self.session(number)?;
+        session.wire = Some(Rc::new(ours));
+        session.policy = Some(policy);
+        session.state.relay_uid = relay_uid;
+        if is_root {
+            session.state.save(system_dir()).map_err(|e| {
+                Refused::new(format!(
+                    "cannot keep the sandbox's state in {}: {e}",
+                    paths::SANDBOXES
+                ))
+            })?;
+        }
+        self.announce(number, request, identity.as_ref(), &env.removed)?;
+        Ok(Parts {
+            identity,
+            program,
+            argv,
+            env: env.kept,
+            slot,
+            wire: theirs,
+        })
+    }
+
+    fn session(&mut self, number: u64) -> Result<&mut Session, Refused> {
+        self.sessions
+            .get_mut(&number)
+            .ok_or_else(|| Refused::new("the sandbox was taken down while it was being started"))
+    }
+
+    fn make_cgroup(&mut self, number: u64, enforcement: Enforcement) -> Result<(), Refused> {
+        let id = self.session(number)?.state.id.clone();
+        let made = match &self.cgroups {
+            Some(cgroups) => cgroups.create(&id).map(Some),
+            None => Ok(None),
+        };
+        let cgroup = match (made, enforcement) {
+            (Ok(Some(cgroup)), _) => Some(cgroup),
+            (Err(error), Enforcement::Kernel) => return Err(Refused::new(error)),
+            (Ok(None), Enforcement::Kernel) => {
+                return Err(Refused::new(super::cgroup::CgroupError::NotMounted));
+            }
+            (Err(error), Enforcement::GatewayOnly) => {
+                tracing::warn!("{error}; gateway-only goes on without a cgroup");
+                None
+            }
+            (Ok(None), Enforcement::GatewayOnly) => None,
+        };
+        let session = self.session(number)?;
+        session.state.cgroup_id = cgroup.as_ref().map(|c| c.id);
+        session.cgroup = cgroup;
+        Ok(())
+    }
+
+    /// The kernel side, loaded or adopted when it is first needed, and tried
+    /// with a canary before it is trusted.
+    pub(super) fn kernel(&mut self) -> Result<&mut Kernel, Refused> {
+        let refused = |e: &dyn std::fmt::Display| {
+            Refused::new(format!(
+                "the kernel cannot enforce the policy: {e}. `guard doctor` says what to change; \
+                 `--enforcement gateway-only` runs without any protection by the kernel"
+            ))
+        };
+        let parent = match &self.cgroups {
+            Some(cgroups) => cgroups.parent().map_err(|e| refused(&e))?,
+            None => return Err(refused(&super::cgroup::CgroupError::NotMounted)),
+        };
+        if let Some(kernel) = &mut self.kernel {
+            kernel.set_parent(&parent).map_err(|e| refused(&e))?;
+        } else {
+            let mut kernel = Kernel::load_or_adopt().map_err(|e| refused(&e))?;
+            kernel.set_parent(&parent).map_err(|e| refused(&e))?;
+            kernel.canary().map_err(|e| refused(&e))?;
+            self.kernel = Some(kernel);
+        }
+        self.kernel.as_mut().ok_or_else(|| refused(&"it is gone"))
+    }
+
+    fn register(
+        &mut self,
+        number: u64,
+        request: &RunRequest,
+        policy: &CompiledPolicy,
+    ) -> Result<SlotHandle, Refused> {
+        let flags = policy.flags();
+        let mut bits = 0;
+        for (set, bit) in [
+            (request.audit_only, SANDBOX_AUDIT_ONLY),
+            (flags.log_allows, SANDBOX_LOG_ALLOWS),
+            (flags.ring_full_deny, SANDBOX_RING_FULL_DENY),
+            (flags.datagram, SANDBOX_DATAGRAM),
+        ] {
+            if set {
+                bits |= bit;
+            }
+        }
+        let cgroup_id = self
+            .session(number)?
+            .state
+            .cgroup_id
+            .ok_or_else(|| Refused::new("the sandbox has no cgroup"))?;
+        let generation = self.session(number)?.state.policy.generation;
+        let kernel = self.kernel()?;
+        let slot = kernel.allocate_slot().map_err(Refused::new)?;
+        let index = slot.index;
+        self.session(number)?.state.slot = Some(index);
+        let table = self
+            .kernel()?
+            .publish(policy.table())
+            .map_err(Refused::new)?;
+        self.session(number)?.table = Some(table);
+        let entry = SandboxEntry {
+            sandbox: number,
+            background: policy.background(),
+            valid_sets: policy.valid_sets(),
+            region: table.region,
+            base: table.base,
+            slot: index,
+            generation,
+            flags: bits,
+            reserved: 0,
+        };
+        self.losses.start(number);
+        self.kernel()?
+            .register(cgroup_id, entry)
+            .map_err(Refused::new)?;
+        Ok(slot)
+    }
+
+    /// A uid that no other relay has.
+    fn relay_uid(&self, slot: Option<&SlotHandle>) -> Result<u32, Refused> {
+        if let Some(slot) = slot {
+            return Ok(RELAY_UIDS + slot.index);
+        }
+        let first = RELAY_UIDS + MAX_SANDBOXES;
+        (first..first + MAX_SANDBOXES)
+            .find(|uid| {
+                !self
+                    .sessions
+                    .values()
+                    .any(|s| s.state.relay_uid == Some(*uid))
+            })
+            .ok_or_else(|| Refused::new(format!("{MAX_SANDBOXES} sandboxes are running already")))
+    }
+
+    /// The first lines of a sandbox in the trail.
+    fn announce(
+        &mut self,
+        number: u64,
+        request: &RunRequest,
+        identity: Option<&Identity>,
+        removed: &[Vec<u8>],
+    ) -> Result<(), Refused> {
+        let trail = self.trail_of(number);
+        let session = self.session(number)?;
+        let name = session.name.clone();
+        let policy = Body::Policy(Policy::Loaded {
+            name: name.policy.clone(),
+            policy_hash: name.policy_hash.clone(),
+            generation: name.generation,
+        });
+        let start = Body::Sandbox(Sandbox::Start {
+            command: request.command.clone(),
+            uid: session.state.uid,
+            gid: identity.map_or_else(|| nix::unistd::getegid().as_raw(), |i| i.gid),
+            env_removed: removed.iter().map(|name| escape(name)).collect(),
+            enforcement: request.enforcement,
+        });
+        for body in [policy, start] {
+            let now = jiff::Timestamp::now();
+            let event = AuditEvent::new(now, self.evidence.boot(), Some(name.clone()), body);
+            self.evidence
+                .write_now(&trail, event)
+                .map_err(|e| Refused::new(format!("audit trail {}: {e}", trail.display())))?;
+        }
+        self.session(number)?.announced = true;
+        Ok(())
+    }
+}
+
+async fn launch_with(
+    shared: &Shared,
+    number: u64,
+    request: &RunRequest,
+    parts: Parts,
+    client: [OwnedFd; 4],
+) -> Result<(), Refused> {
+    let null = || -> Result<OwnedFd, Refused> {
+        let file = File::options().write(true).open("/dev/null");
+        file.map(Into::into).map_err(Refused::new)
+    };
+    let (spec, kill, cgroup) = {
+        let mut supervisor = shared.borrow_mut();
+        let relays = match (&supervisor.cgroups, supervisor.session_cgroup(number)) {
+            (Some(cgroups), true) => Some(cgroups.relays().map_err(Refused::new)?),
+            _ => None,
+        };
+        let rights = supervisor.rights;
+        let session = supervisor.session(number)?;
+        let kill = match &session.cgroup {
+            Some(cgroup) => cgroup.kill_fd().map_err(Refused::new)?,
+            None => null()?,
+        };
+        let dir = match &session.cgroup {
+            Some(cgroup) => Some(cgroup.dir_fd().map_err(Refused::new)?),
+            None => None,
+        };
+        let spec = LaunchSpec {
+            path: escape(parts.program.as_os_str().as_bytes()),
+            argv: parts.argv.iter().map(|a| escape(a)).collect(),
+            env: parts.env.iter().map(|e| escape(e)).collect(),
+            cwd: request.cwd.clone(),
+            umask: request.umask,
+            identity: parts.identity,
+            relay_id: session.state.relay_uid,
+            cgroup: dir.is_some(),
+            relay: relay_config(session, rights),
+        };
+        (spec, kill, dir.zip(relays))
+    };
+    let slot = match parts.slot {
+        Some(slot) => slot.fd,
+        None => null()?,
+    };
+    let [stdin, stdout, stderr, control] = client;
+    let mut fds: Vec<BorrowedFd<'_>> = [
+        &stdin,
+        &stdout,
+        &stderr,
+        &parts.wire,
+        &control,
+        &slot,
+        &kill,
+    ]
+    .into_iter()
+    .map(AsFd::as_fd)
+    .collect();
+    if let Some((dir, relays)) = &cgroup {
+        fds.extend([dir.as_fd(), relays.as_fd()]);
+    }
+    let launched = launch(&spec, &fds).await.map_err(|failure| Refused {
+        status: failure.status,
+        reason: failure.reason,
+    })?;
+    let mut supervisor = shared.borrow_mut();
+    let is_root = supervisor.rights == Rights::Root;
+    let session = supervisor.session(number)?;
+    session.state.pid = launched.pid;
+    session.relay = Some(launched.relay);
+    if is_root && let Err(error) = session.state.save(system_dir()) {
+        tracing::error!("state of sandbox {}: {error}", session.state.id);
+    }
+    Ok(())
+}
+
+fn relay_config(session: &Session, rights: Rights) -> RelayConfig {
+    let sets = session.policy.as_ref().map_or(1, |p| p.valid_sets());
+    RelayConfig {
+        sandbox: session.state.number,
+        token: session.state.token.clone(),
+        server_pid: 0,
+        max_message: 16 << 20,
+        call_sets: sets,
+        gateway_only: session.state.enforcement == Enforcement::GatewayOnly,
+        reconnect: (rights == Rights::Root).then(|| paths::RELAY_SOCKET.to_owned()),
+        lease_ms: 3000,
+        args_max: 16 << 10,
+    }
+}
+
+impl Supervisor {
+    fn session_cgroup(&self, number: u64) -> bool {
+        self.sessions
+            .get(&number)
+            .is_some_and(|s| s.cgroup.is_some())
+    }
+}
+
+/// Follows a session's wire until its relay is gone, then takes it down.
+pub(super) fn attend(shared: &Shared, number: u64) {
+    let wire = shared
+        .borrow()
+        .sessions
+        .get(&number)
+        .and_then(|s| s.wire.clone());
+    let Some(wire) = wire else { return };
+    let shared = Rc::clone(shared);
+    tokio::task::spawn_local(async move {
+        while let Ok(mut ready) = wire.readable().await {
+            let heard = shared.borrow_mut().hear(number);
+            match heard {
+                Heard::All => ready.clear_ready(),
+                Heard::More => tokio::task::yield_now().await,
+                Heard::Gone => break,
+            }
+        }
+        stop(&shared, number).await;
+    });
+}
+
+/// Keeps the pool of slots filled while nobody waits for one.
+pub(super) fn fill_pool(shared: &Shared) {
+    let shared = Rc::clone(shared);
+    tokio::task::spawn_local(async move {
+        loop {
+            let more = match &mut shared.borrow_mut().kernel {
+                Some(kernel) => kernel.fill_pool(),
+                None => Ok(false),
+            };
+            match more {
+                Ok(true) => tokio::time::sleep(Duration::from_millis(20)).await,
+                Ok(false) => return,
+                Err(error) => {
+                    tracing::error!("cannot make slots ahead: {error}");
+                    return;
+                }
+            }
+        }
+    });
+}
