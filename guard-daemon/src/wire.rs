@@ -6,6 +6,8 @@ pub mod transport;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mcp::digest::Digest;
+
 /// Version of this protocol; both sides must agree.
 pub const WIRE_VERSION: u32 = 1;
 /// Bytes of the largest packet.
@@ -198,15 +200,15 @@ pub enum RelayRecord {
     },
 }
 
-/// A request that is forwarded, or refused.
+/// A request that is forwarded.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(from = "CallStartPacket")]
 pub struct CallStart {
     /// Number of the call in this session, from 1: what the slot and kernel events carry.
     pub call: u64,
     /// The call whose result asked for more input (`input_required`), which
     /// this one repeats with it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub continues: Option<u64>,
     /// The JSON-RPC id as it was written (`3`, `"3"`).
     pub id: String,
@@ -218,10 +220,47 @@ pub struct CallStart {
     pub arguments: Option<String>,
     /// Whether `arguments` was cut to its bound.
     pub arguments_cut: bool,
-    /// `sha256:` and the digest of the arguments' bytes, whole.
+    /// `sha256:` and the digest of the arguments' bytes, whole. On the wire it
+    /// is there only when they were cut: the relay's hot path has no time for
+    /// it, so that whoever reads the packet computes it from whole arguments.
     pub args_hash: Option<String>,
     /// Wall clock, nanoseconds since the epoch.
     pub time: u64,
+}
+
+/// [`CallStart`] as it is in a packet.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CallStartPacket {
+    call: u64,
+    #[serde(default)]
+    continues: Option<u64>,
+    id: String,
+    method: String,
+    tool: Option<String>,
+    arguments: Option<String>,
+    arguments_cut: bool,
+    #[serde(default)]
+    args_hash: Option<String>,
+    time: u64,
+}
+
+impl From<CallStartPacket> for CallStart {
+    fn from(packet: CallStartPacket) -> Self {
+        let whole = packet.arguments.as_ref().filter(|_| !packet.arguments_cut);
+        let computed = whole.map(|text| Digest::of(text.as_bytes()).to_string());
+        Self {
+            call: packet.call,
+            continues: packet.continues,
+            id: packet.id,
+            method: packet.method,
+            tool: packet.tool,
+            args_hash: computed.or(packet.args_hash),
+            arguments: packet.arguments,
+            arguments_cut: packet.arguments_cut,
+            time: packet.time,
+        }
+    }
 }
 
 /// How a call ended.
@@ -319,6 +358,22 @@ pub fn unescape(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whole_arguments_get_their_digest_and_cut_ones_keep_theirs() {
+        let packet = |cut, hash: &str| {
+            format!(
+                "{{\"call\":1,\"id\":\"1\",\"method\":\"m\",\"tool\":null,\"arguments\":\"abc\",\
+                 \"arguments_cut\":{cut},\"args_hash\":{hash},\"time\":0}}"
+            )
+        };
+        let read = |text: String| serde_json::from_str::<CallStart>(&text).unwrap().args_hash;
+        let abc = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(read(packet(false, "null")).as_deref(), Some(abc));
+        assert_eq!(read(packet(false, "\"lie\"")).as_deref(), Some(abc));
+        assert_eq!(read(packet(true, "\"theirs\"")).as_deref(), Some("theirs"));
+        assert!(serde_json::from_str::<CallStart>(&packet(true, "null,\"x\":1")).is_err());
+    }
 
     #[test]
     fn a_relays_hello_is_a_request() {

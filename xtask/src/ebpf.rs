@@ -16,6 +16,8 @@ use toolchain::Toolchain;
 
 /// The target that aya's programs are compiled for.
 const TARGET: &str = "bpfel-unknown-none";
+/// The names that take the place of this machine's directories in the object.
+const MAPPED: &[&str] = &["/guard", "/cargo", "/registry", "/rust", "/target"];
 /// Joins flags in `CARGO_ENCODED_RUSTFLAGS`.
 const SEPARATOR: &str = "\u{1f}";
 
@@ -30,6 +32,11 @@ pub(crate) struct Args {
     /// The crate to compile.
     #[arg(long, hide = true)]
     source: Option<PathBuf>,
+}
+
+/// Fetches or builds the toolchain.
+pub(crate) fn setup() -> Result<()> {
+    Toolchain::prepare().map(|_| ())
 }
 
 /// Runs `cargo xtask ebpf`.
@@ -60,10 +67,10 @@ fn check(toolchain: &Toolchain, source: &Path, committed: &Path) -> Result<()> {
             committed.display()
         )
     })?;
-    let target = std::env::temp_dir().join(format!("guard-ebpf-check-{}", std::process::id()));
-    let built = build(toolchain, source, &target);
+    let target = project().join("target/ebpf-check");
     crate::cache::remove(&target)?;
-    let built = built?;
+    let built = build(toolchain, source, &target)?;
+    crate::cache::remove(&target)?;
     object::refuse_traces(&built)?;
     if built != expected {
         bail!(
@@ -143,8 +150,8 @@ fn flags(toolchain: &Toolchain, source: &Path, target: &Path) -> Result<Vec<Stri
             remap(&entry?.path(), "/registry");
         }
     }
-    for directory in source.ancestors().skip(1).take(1) {
-        remap(directory, "/guard");
+    if let Some(checkout) = source.parent() {
+        remap(checkout, "/guard");
     }
     remap(target, "/target");
     for directory in &toolchain.remap {

@@ -4,9 +4,13 @@
 //! directory (see [`cache`]) and checked by the fetching client's own signatures or hashes.
 
 mod apt;
+mod bench;
 mod cache;
+mod demo;
 mod ebpf;
 mod process;
+mod setup;
+mod test;
 mod vm;
 
 use clap::{Parser, Subcommand};
@@ -24,6 +28,15 @@ struct Args {
 enum Command {
     /// Compile the kernel programs into guard-ebpf/guard.bpf.o.
     Ebpf(ebpf::Args),
+    /// Fetch or build all that the other commands would on first use.
+    Setup,
+    /// Run the workspace's tests, then the VM tests on every kernel.
+    Test(test::Args),
+    /// See a real MCP server under guard.
+    Demo(demo::Args),
+    /// Measure.
+    #[command(subcommand)]
+    Bench(bench::Command),
     /// Boot a test machine.
     #[command(subcommand)]
     Vm(vm::Command),
@@ -38,6 +51,10 @@ fn project() -> PathBuf {
 fn run() -> anyhow::Result<u8> {
     match Args::parse().command {
         Command::Ebpf(args) => ebpf::run(&args).map(|()| 0),
+        Command::Setup => setup::run().map(|()| 0),
+        Command::Test(args) => test::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Bench(command) => bench::run(&command),
         Command::Vm(command) => vm::run(command),
     }
 }

@@ -1,12 +1,14 @@
 //! Virtual machines: boots a kernel under QEMU with `guard` in PATH and runs a command as root.
 
 mod boot;
+mod channels;
 mod cpio;
 mod guest;
 mod image;
 pub(crate) mod kernels;
 mod qemu;
 mod verdict;
+mod work;
 
 use anyhow::{Context, Result, bail};
 pub(crate) use boot::{Boot, Sink};
@@ -15,14 +17,19 @@ pub(crate) use image::With;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Prepares what a virtual machine needs, for `cargo xtask setup`.
-pub(crate) fn setup() -> Result<()> {
-    qemu::Qemu::find()?;
-    for series in kernels::ALL {
-        kernels::fetch(series)?;
-    }
-    image::fetch(&[])?;
-    image::fetch(&[With::Node, With::Python]).map(|_| ())
+/// Fetches QEMU, where the machine has none that is new enough.
+pub(crate) fn setup_qemu() -> Result<()> {
+    qemu::Qemu::find().map(|_| ())
+}
+
+/// Builds the guest's file system, plain or with all runtimes and MCP servers.
+pub(crate) fn setup_image(full: bool) -> Result<()> {
+    let with: &[With] = if full {
+        &[With::Node, With::Python]
+    } else {
+        &[]
+    };
+    image::fetch(with).map(|_| ())
 }
 
 #[derive(clap::Subcommand)]

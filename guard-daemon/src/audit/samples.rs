@@ -98,6 +98,7 @@ pub(crate) fn all() -> Vec<AuditEvent> {
         kernel(&raw(Kind::File, KernelOp::Open, b"/srv/project/.env")),
         kernel(&raw(Kind::Exec, KernelOp::Exec, b"/usr/bin/\xff")),
         kernel(&raw(Kind::Exec, KernelOp::MapExec, b"/lib/a.so")),
+        kernel(&raw(Kind::Exec, KernelOp::Open, b"/srv/tool")),
         kernel(&raw(Kind::Network, KernelOp::Exec, b"/alert")),
     ];
     for calls in [&[][..], &[3, 4], &[99]] {
@@ -124,6 +125,7 @@ pub(crate) fn all() -> Vec<AuditEvent> {
     }
     let start = call_start();
     let bare_start = CallStart {
+        continues: Some(2),
         tool: None,
         arguments: None,
         args_hash: None,
@@ -177,14 +179,16 @@ pub(crate) fn all() -> Vec<AuditEvent> {
     for (status, signal) in [(Some(0), None), (None, Some(9)), (None, None)] {
         events.push(bare(s(), Body::Sandbox(Sandbox::Stop { status, signal })));
     }
-    events.push(bare(
+    let loaded = bare(
         s(),
         Body::Policy(Policy::Loaded {
             name: "filesystem".into(),
             policy_hash: Digest::of(b"policy"),
             generation: 3,
         }),
-    ));
+    );
+    events.push(loaded.clone());
+    events.push(loaded.because(Reason::Adopted));
     for (loss, reason) in [
         (
             Loss::Kernel {

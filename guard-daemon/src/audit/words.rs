@@ -52,7 +52,7 @@ pub enum Reason {
     KernelRecord,
     /// A relay record that no relay of this version writes.
     RelayRecord,
-    /// The programs were found running and taken over.
+    /// A new supervisor found the sandbox running and took it over.
     Adopted,
     /// What the relay says is wrong in the stream: `not-json`, `too-long`, …
     #[serde(untagged)]

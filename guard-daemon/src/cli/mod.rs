@@ -4,6 +4,7 @@
 pub mod audit;
 mod connect;
 mod daemon;
+pub mod doctor;
 mod refuse;
 mod run;
 mod status;
@@ -32,6 +33,8 @@ enum Command {
     Daemon(daemon::DaemonArgs),
     /// Show the audit trail, or check that it is intact
     Audit(audit::Args),
+    /// Say whether this host can enforce, and what to change
+    Doctor(doctor::Args),
     /// List the sandboxes
     Status,
     /// Load the policies of running servers anew
@@ -55,6 +58,7 @@ pub fn main() -> ExitCode {
     };
     ExitCode::from(match cli.command {
         Command::Audit(args) => return audit::run(&args),
+        Command::Doctor(args) => return doctor::run(&args),
         Command::Relay { config } => return crate::relay::main(&config),
         Command::Run(args) => run::run(&args),
         Command::Daemon(args) => daemon::daemon(&args),

@@ -36,6 +36,7 @@ pub enum BtfError {
 
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
+const KIND_FUNC: u32 = 12;
 
 /// Type information, indexed.
 pub struct Btf {
@@ -160,6 +161,19 @@ impl Btf {
                 })
             })
             .collect()
+    }
+
+    /// Type id of a function, as a program's attach target; `None` when this
+    /// kernel has no such function.
+    #[must_use]
+    pub fn function(&self, name: &str) -> Option<u32> {
+        (1..self.starts.len() as u32).find(|id| {
+            let Ok((KIND_FUNC, _, start)) = self.record(*id) else {
+                return false;
+            };
+            let text = word(&self.types, start).and_then(|at| self.name(at));
+            text.is_ok_and(|text| text == name.as_bytes())
+        })
     }
 
     /// Goes through typedefs and qualifiers.

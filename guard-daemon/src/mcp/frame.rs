@@ -116,6 +116,7 @@ impl<R: Read> Framer<R> {
                 let size = (self.buffer.len() * 2)
                     .min(most)
                     .max(self.filled + READ / 2);
+                self.buffer.reserve_exact(size - self.buffer.len());
                 self.buffer.resize(size, 0);
             }
         }

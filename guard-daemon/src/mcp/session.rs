@@ -28,8 +28,6 @@ pub struct Start<'a> {
     pub continues: Option<u64>,
     /// What it says.
     pub request: &'a Request<'a>,
-    /// Digest of its arguments.
-    pub args_hash: Option<Digest>,
 }
 
 /// A call that ended.
@@ -41,8 +39,8 @@ pub struct End {
     pub outcome: Outcome,
     /// Bytes of the response line without its end; 0 without a response.
     pub result_bytes: u64,
-    /// Digest of these.
-    pub result_hash: Option<Digest>,
+    /// The line being judged is its response, to be digested for the record.
+    pub whole: bool,
     /// Nanoseconds since the request.
     pub duration: u64,
 }
@@ -66,7 +64,8 @@ pub trait Record {
     fn start(&mut self, start: &Start<'_>);
     /// The calls in flight are now these.
     fn calls(&mut self, calls: &Ledger);
-    /// A call ended; comes after [`Self::calls`] no longer has it.
+    /// A call ended; comes after [`Self::calls`] no longer has it. The record
+    /// can wait until the response was handed on.
     fn end(&mut self, end: &End);
     /// A breach of the protocol.
     fn note(&mut self, note: Note);
@@ -101,7 +100,7 @@ impl Session {
         match self.judge_client(line, now, out) {
             Ok(()) => Action::Forward,
             Err(fault) => {
-                let told = self.told(line).first().map(|(raw, _)| (*raw).to_owned());
+                let told = self.told(line);
                 self.refuse(fault, told, line, out)
             }
         }
@@ -116,7 +115,7 @@ impl Session {
     ) -> Action {
         // It fails, since the line is cut; what it found before is what is wanted.
         let _ = self.scanner.scan(prefix, Side::Client);
-        let told = self.told(prefix).first().map(|(raw, _)| (*raw).to_owned());
+        let told = self.told(prefix);
         out.note(Note {
             from: Side::Client,
             reason: Fault::TooLong.reason(),
@@ -151,19 +150,20 @@ impl Session {
         Action::Withhold(reply::refusal(id.as_deref(), fault, detail))
     }
 
-    /// Ids, raw and key, of requests in the last line that no request in
-    /// flight has. With `Message`s that failed, as far as they were read.
-    fn told<'a>(&self, line: &'a [u8]) -> Vec<(&'a str, String)> {
-        let fresh = |fields: &Fields| {
-            fields.get(line, Field::Method)?;
-            let id = Id::read(fields.get(line, Field::Id)?).ok()?;
-            self.ledger.waiting(&id.key).is_none().then_some(())?;
-            Some((id.raw, id.key.into_owned()))
+    /// The id of the request in the last line, as far as it was read, if no
+    /// request in flight has it: an error with it is then for this one alone.
+    fn told(&self, line: &[u8]) -> Option<String> {
+        // An element's id would not answer its batch.
+        let [fields] = self.scanner.messages() else {
+            return None;
         };
-        match self.scanner.messages() {
-            [single] => fresh(single).into_iter().collect(),
-            _ => Vec::new(),
+        if line.trim_ascii_start().first() == Some(&b'[') {
+            return None;
         }
+        fields.get(line, Field::Method)?;
+        let id = Id::read(fields.get(line, Field::Id)?).ok()?;
+        let fresh = self.ledger.waiting(&id.key).is_none();
+        fresh.then(|| id.raw.to_owned())
     }
 
     fn judge_client(&mut self, line: &[u8], now: u64, out: &mut impl Record) -> Result<(), Fault> {
@@ -229,7 +229,6 @@ impl Session {
                         call: calls,
                         continues: self.link(&request),
                         request: &request,
-                        args_hash: request.arguments.map(Digest::of),
                     });
                 }
                 Ok(Message::Notification(Notification {
@@ -372,7 +371,7 @@ impl Session {
         for key in keys {
             if let Some(entry) = self.ledger.close(&key) {
                 replies.extend(reply::withheld(&entry.raw, fault));
-                self.ended(&entry, Outcome::ProtocolError, (bytes, None), now, out);
+                self.ended(&entry, Outcome::ProtocolError, (bytes, false), now, out);
             }
         }
         replies
@@ -467,14 +466,8 @@ impl Session {
                 return self.ledger.keep(entry, task, now);
             }
         }
-        if entry.number == 0 {
-            return;
-        }
         let text = body(line);
-        // The slot first: the digest of a long line takes a while.
-        out.calls(&self.ledger);
-        let hash = Some(Digest::of(text));
-        out.end(&end_of(&entry, outcome, (text.len(), hash), now));
+        self.ended(&entry, outcome, (text.len(), true), now, out);
     }
 
     /// What the answer to a `tasks/` request says about the task's end.
@@ -506,7 +499,7 @@ impl Session {
             TaskState::Cancelled => Outcome::Cancelled,
         };
         for entry in self.ledger.end_task(task) {
-            self.ended(&entry, outcome, (0, None), now, out);
+            self.ended(&entry, outcome, (0, false), now, out);
         }
     }
 
@@ -514,7 +507,7 @@ impl Session {
         &self,
         entry: &Entry,
         outcome: Outcome,
-        result: (usize, Option<Digest>),
+        result: (usize, bool),
         now: u64,
         out: &mut impl Record,
     ) {
@@ -527,24 +520,24 @@ impl Session {
     /// Ends what is past its time. Call it about once a second.
     pub fn expire(&mut self, now: u64, out: &mut impl Record) {
         for entry in self.ledger.expire(now) {
-            self.ended(&entry, Outcome::Cancelled, (0, None), now, out);
+            self.ended(&entry, Outcome::Cancelled, (0, false), now, out);
         }
     }
 
     /// Ends every call: the session is over.
     pub fn end(&mut self, now: u64, out: &mut impl Record) {
         for entry in self.ledger.end() {
-            self.ended(&entry, Outcome::Abandoned, (0, None), now, out);
+            self.ended(&entry, Outcome::Abandoned, (0, false), now, out);
         }
     }
 }
 
-fn end_of(entry: &Entry, outcome: Outcome, result: (usize, Option<Digest>), now: u64) -> End {
+fn end_of(entry: &Entry, outcome: Outcome, result: (usize, bool), now: u64) -> End {
     End {
         call: entry.number,
         outcome,
         result_bytes: result.0 as u64,
-        result_hash: result.1,
+        whole: result.1,
         duration: now.saturating_sub(entry.since),
     }
 }
@@ -556,7 +549,8 @@ fn mentions_method(line: &[u8], messages: &[Fields]) -> bool {
 }
 
 /// A line without its end.
-fn body(line: &[u8]) -> &[u8] {
+#[must_use]
+pub fn body(line: &[u8]) -> &[u8] {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     line.strip_suffix(b"\r").unwrap_or(line)
 }

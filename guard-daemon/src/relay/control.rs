@@ -12,7 +12,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv, send};
 
 use super::ending::{Ending, Step};
+use super::recorder::{self, Recorder};
 use super::{Shared, clock, lock};
+use crate::mcp::session::Session;
 use crate::sys::relay::{Ended, reap_pidfd, signal_pidfd};
 use crate::wire::{ControlMessage, ControlReply, RelayRecord};
 
@@ -101,8 +103,13 @@ impl<'a> Control<'a> {
         if let Ok(mut outbox) = self.shared.outbox.try_lock() {
             outbox.flush();
         }
-        self.shared
-            .decide(|session, out| session.expire(clock::boot(), out));
+        self.decide(|session, out| session.expire(clock::boot(), out));
+    }
+
+    fn decide(&self, decide: impl FnOnce(&mut Session, &mut Recorder<'_>)) {
+        let mut ends = Vec::new();
+        self.shared.decide(&mut ends, decide);
+        recorder::tell(&self.shared.outbox, &mut ends, b"");
     }
 
     fn client_gone(&self) -> bool {
@@ -189,8 +196,7 @@ impl<'a> Control<'a> {
                 },
             ),
         };
-        self.shared
-            .decide(|session, out| session.end(clock::boot(), out));
+        self.decide(|session, out| session.end(clock::boot(), out));
         lock(&self.shared.outbox).send(&mut record, |_| false);
         if let (Some(control), Ok(packet)) = (&self.control, serde_json::to_vec(&reply)) {
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;

@@ -27,7 +27,7 @@ use std::sync::{Arc, Barrier, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::mcp::session::Session;
+use crate::mcp::session::{End, Session};
 use crate::sys::relay::{grow_pipe, inherited, one_arena};
 use crate::sys::slot::SlotPage;
 use crate::wire::RelayRecord;
@@ -75,8 +75,13 @@ impl Shared {
         let _ = self.wake.write(1);
     }
 
-    /// Runs a decision of the session with its recorder.
-    fn decide<T>(&self, decide: impl FnOnce(&mut Session, &mut Recorder<'_>) -> T) -> T {
+    /// Runs a decision of the session with its recorder. What ended is to be
+    /// told by [`recorder::tell`].
+    fn decide<T>(
+        &self,
+        ends: &mut Vec<End>,
+        decide: impl FnOnce(&mut Session, &mut Recorder<'_>) -> T,
+    ) -> T {
         let mut session = lock(&self.session);
         decide(
             &mut session,
@@ -86,6 +91,7 @@ impl Shared {
                 call_sets: self.config.call_sets,
                 lease: self.lease(),
                 args_max: self.config.args_max,
+                ends,
             },
         )
     }

@@ -6,27 +6,31 @@ use std::io::{self, Read, Write};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
-use super::{Shared, clock, lock};
+use super::{Shared, clock, lock, recorder};
 use crate::mcp::frame::{Frame, Framer};
-use crate::mcp::session::Action;
+use crate::mcp::session::{Action, body};
 
 /// Client → server, until the client's input ends; then the server's does.
 pub(super) fn client(shared: &Shared, from: File) {
     let limit = shared.config.max_message;
     let mut framer = Framer::new(from, limit);
+    // Requests end no call.
+    let mut none = Vec::new();
     loop {
         let action = match framer.read() {
             Ok(Frame::Line(line)) => {
-                let action =
-                    shared.decide(|session, out| session.client_line(line, clock::boot(), out));
+                let now = clock::boot();
+                let action = shared.decide(&mut none, |session, out| {
+                    session.client_line(line, now, out)
+                });
                 if action == Action::Forward {
                     write_or_drop(&shared.server_in, line);
                 }
                 action
             }
-            Ok(Frame::TooLong(prefix)) => {
-                shared.decide(|session, out| session.client_too_long(prefix, limit, out))
-            }
+            Ok(Frame::TooLong(prefix)) => shared.decide(&mut none, |session, out| {
+                session.client_too_long(prefix, limit, out)
+            }),
             Ok(Frame::End) | Err(_) => break,
         };
         if let Action::Withhold(reply) = action {
@@ -43,22 +47,30 @@ pub(super) fn server(shared: &Shared, from: File) {
     let limit = shared.config.max_message;
     let waiting = &shared.ends.waiting_out;
     let mut framer = Framer::new(Marked { from, waiting }, limit);
+    let mut ends = Vec::new();
     loop {
-        let action = match framer.read() {
+        match framer.read() {
             Ok(Frame::Line(line)) => {
-                let action =
-                    shared.decide(|session, out| session.server_line(line, clock::boot(), out));
-                if action == Action::Forward {
-                    to_client(shared, line);
+                let now = clock::boot();
+                let action = shared.decide(&mut ends, |session, out| {
+                    session.server_line(line, now, out)
+                });
+                match action {
+                    Action::Forward => to_client(shared, line),
+                    Action::Withhold(reply) => to_client(shared, &reply),
                 }
-                action
+                recorder::tell(&shared.outbox, &mut ends, body(line));
             }
-            Ok(Frame::TooLong(prefix)) => shared
-                .decide(|session, out| session.server_too_long(prefix, limit, clock::boot(), out)),
+            Ok(Frame::TooLong(prefix)) => {
+                let action = shared.decide(&mut ends, |session, out| {
+                    session.server_too_long(prefix, limit, clock::boot(), out)
+                });
+                if let Action::Withhold(reply) = action {
+                    to_client(shared, &reply);
+                }
+                recorder::tell(&shared.outbox, &mut ends, b"");
+            }
             Ok(Frame::End) | Err(_) => break,
-        };
-        if let Action::Withhold(reply) = action {
-            to_client(shared, &reply);
         }
     }
     shared.ended(&shared.ends.server_out);

@@ -60,19 +60,24 @@ pub(super) struct Recorder<'a> {
     pub lease: u64,
     /// Bytes of arguments in a record.
     pub args_max: usize,
+    /// Calls that ended, to be told by [`tell`] when the line was handed on.
+    pub ends: &'a mut Vec<End>,
 }
 
-impl Recorder<'_> {
-    fn send(&self, record: &mut Borrowed<'_>) {
-        super::lock(self.outbox).send(record, |record| match record {
-            Borrowed::CallStart(start) => {
-                let text = start.arguments.filter(|text| !text.is_empty());
-                start.arguments = text.map(|text| cut(text, text.len() / 2));
-                start.arguments_cut = true;
-                text.is_some()
-            }
-            Borrowed::CallEnd(_) => false,
+/// Tells of the calls that `line` ended, and forgets them.
+pub(super) fn tell(outbox: &Mutex<Outbox>, ends: &mut Vec<End>, line: &[u8]) {
+    // Nobody waits for this: the line is with the client already.
+    let hash = ends.iter().any(|end| end.whole).then(|| Digest::of(line));
+    for end in ends.drain(..) {
+        let mut record = Borrowed::CallEnd(CallEnd {
+            call: end.call,
+            outcome: end.outcome,
+            result_bytes: end.result_bytes,
+            result_hash: hash.filter(|_| end.whole),
+            duration: end.duration,
+            time: clock::wall(),
         });
+        super::lock(outbox).send(&mut record, |_| false);
     }
 }
 
@@ -83,17 +88,28 @@ impl Record for Recorder<'_> {
             .arguments
             .and_then(|text| std::str::from_utf8(text).ok());
         let arguments = whole.map(|text| cut(text, self.args_max));
-        self.send(&mut Borrowed::CallStart(CallStart {
+        let arguments_cut = arguments.map(str::len) != whole.map(str::len);
+        let mut record = Borrowed::CallStart(CallStart {
             call: start.call,
             continues: start.continues,
             id: request.id.raw,
             method: &request.method,
             tool: request.tool.as_deref(),
             arguments,
-            arguments_cut: arguments.map(str::len) != whole.map(str::len),
-            args_hash: start.args_hash,
+            arguments_cut,
+            args_hash: whole.filter(|_| arguments_cut).map(digest),
             time: clock::wall(),
-        }));
+        });
+        super::lock(self.outbox).send(&mut record, |record| match record {
+            Borrowed::CallStart(start) => {
+                let text = start.arguments.filter(|text| !text.is_empty());
+                start.arguments = text.map(|text| cut(text, text.len() / 2));
+                start.arguments_cut = true;
+                start.args_hash = whole.map(digest);
+                text.is_some()
+            }
+            Borrowed::CallEnd(_) => false,
+        });
     }
 
     fn calls(&mut self, calls: &Ledger) {
@@ -104,14 +120,7 @@ impl Record for Recorder<'_> {
     }
 
     fn end(&mut self, end: &End) {
-        self.send(&mut Borrowed::CallEnd(CallEnd {
-            call: end.call,
-            outcome: end.outcome,
-            result_bytes: end.result_bytes,
-            result_hash: end.result_hash,
-            duration: end.duration,
-            time: clock::wall(),
-        }));
+        self.ends.push(*end);
     }
 
     fn note(&mut self, note: Note) {
@@ -128,6 +137,10 @@ impl Record for Recorder<'_> {
         });
         super::lock(self.outbox).send(&mut record, |_| false);
     }
+}
+
+fn digest(text: &str) -> Digest {
+    Digest::of(text.as_bytes())
 }
 
 /// At most `most` bytes, whole characters.

@@ -6,7 +6,7 @@ use std::ffi::{CString, c_char};
 use std::io;
 use std::os::fd::RawFd;
 
-fn checked(result: i64) -> io::Result<RawFd> {
+pub(crate) fn checked(result: i64) -> io::Result<RawFd> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -75,6 +75,16 @@ fn connect(path: &str) -> io::Result<RawFd> {
     let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
     // SAFETY: takes integers.
     let socket = checked(unsafe { libc::socket(libc::AF_UNIX, kind, 0) }.into())?;
+    let (address, size) = address(path)?;
+    // SAFETY: `address` is a whole sockaddr_un, `size` its size.
+    let done = unsafe { libc::connect(socket, (&raw const address).cast(), size) };
+    checked(done.into())
+        .map_err(|error| io::Error::new(error.kind(), format!("connect {path}: {error}")))?;
+    Ok(socket)
+}
+
+/// The address of a socket's path, and its size.
+pub(crate) fn address(path: &str) -> io::Result<(libc::sockaddr_un, libc::socklen_t)> {
     // SAFETY: plain data for which zeros are valid.
     let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
     address.sun_family = libc::AF_UNIX as libc::sa_family_t;
@@ -84,12 +94,7 @@ fn connect(path: &str) -> io::Result<RawFd> {
     for (to, from) in address.sun_path.iter_mut().zip(path.bytes()) {
         *to = from as c_char;
     }
-    let size = size_of::<libc::sockaddr_un>() as libc::socklen_t;
-    // SAFETY: `address` is a whole sockaddr_un, `size` its size.
-    let done = unsafe { libc::connect(socket, (&raw const address).cast(), size) };
-    checked(done.into())
-        .map_err(|error| io::Error::new(error.kind(), format!("connect {path}: {error}")))?;
-    Ok(socket)
+    Ok((address, size_of::<libc::sockaddr_un>() as libc::socklen_t))
 }
 
 /// Starts the server as a child of this process, and so of the relay.

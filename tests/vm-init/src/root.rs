@@ -14,6 +14,10 @@ const DISK: &str = "/dev/vda";
 /// How long the disk may take to appear.
 const WAIT: Duration = Duration::from_secs(20);
 
+/// The ordinary user's home, and that user's uid and gid.
+const HOME: &str = "/home/user";
+const USER: u32 = 1000;
+
 /// What is mounted where before the command runs. The first that fails is an error.
 const MOUNTS: &[(&str, &str, MsFlags, &str)] = &[
     ("tmpfs", "/run", NOSUID, "mode=755"),
@@ -157,6 +161,18 @@ pub(crate) fn settle() -> Result<()> {
         }
     }
     fs::create_dir_all("/run/lock")?;
+    give(Path::new(HOME)).with_context(|| format!("could not give {HOME} to its user"))?;
     nix::unistd::sethostname("guest").context("could not set the host name")?;
     sys::loopback_up().context("could not bring the loopback interface up")
+}
+
+/// Makes the ordinary user the owner of a tree.
+fn give(path: &Path) -> Result<()> {
+    std::os::unix::fs::lchown(path, Some(USER), Some(USER))?;
+    if path.symlink_metadata()?.is_dir() {
+        for entry in fs::read_dir(path)? {
+            give(&entry?.path())?;
+        }
+    }
+    Ok(())
 }

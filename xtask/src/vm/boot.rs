@@ -1,25 +1,19 @@
 //! One boot: starts QEMU, passes the command's output on, keeps the deadline, gives the result.
 
+use super::channels::{Channels, PORTS};
 use super::cpio::Archive;
 use super::guest::Binaries;
 use super::image::{self, With};
 use super::kernels::Kernel;
 use super::qemu::Qemu;
 use super::verdict::{Control, File, Verdict, judge};
-use crate::project;
+use super::work::Work;
 use anyhow::{Context, Result, bail};
 use std::fs;
-use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-/// The ports between guest and host, in the order of [`Channels`].
-const PORTS: [&str; 3] = ["guard.out", "guard.err", "guard.control"];
 
 /// Where the command's output goes.
 #[derive(Clone, Copy, PartialEq)]
@@ -304,108 +298,4 @@ fn wait(machine: &mut Child, timeout: Duration) -> Result<bool> {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-}
-
-/// Files of one boot. The directory goes away; the console log stays until the verdict is good.
-struct Work {
-    directory: PathBuf,
-    console: PathBuf,
-}
-
-impl Work {
-    fn new(release: &str) -> Result<Self> {
-        static BOOTS: AtomicU32 = AtomicU32::new(0);
-        let boot = BOOTS.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{}-{boot}", std::process::id());
-        // Socket paths are limited to 108 bytes, so not below the checkout.
-        let directory = std::env::temp_dir().join(format!("guard-vm-{name}"));
-        fs::create_dir(&directory)
-            .with_context(|| format!("could not create {}", directory.display()))?;
-        let logs = project().join("target/vm");
-        fs::create_dir_all(&logs)
-            .with_context(|| format!("could not create {}", logs.display()))?;
-        Ok(Self {
-            directory,
-            console: logs.join(format!("console-{release}-{name}.log")),
-        })
-    }
-}
-
-impl Drop for Work {
-    fn drop(&mut self) {
-        fs::remove_dir_all(&self.directory).ok();
-    }
-}
-
-/// The host's ends of the ports, each read by a thread of its own.
-struct Channels {
-    readers: [JoinHandle<std::io::Result<Vec<u8>>>; 3],
-    sockets: [PathBuf; 3],
-}
-
-impl Channels {
-    fn listen(directory: &Path, sink: Sink) -> Result<Self> {
-        let sockets = PORTS.map(|port| directory.join(port));
-        let listener = |index: usize| {
-            UnixListener::bind(&sockets[index])
-                .with_context(|| format!("could not listen on {}", sockets[index].display()))
-        };
-        let readers = [
-            read(
-                listener(0)?,
-                (sink == Sink::Inherit)
-                    .then(|| Box::new(std::io::stdout()) as Box<dyn Write + Send>),
-            ),
-            read(
-                listener(1)?,
-                (sink == Sink::Inherit)
-                    .then(|| Box::new(std::io::stderr()) as Box<dyn Write + Send>),
-            ),
-            read(listener(2)?, None),
-        ];
-        Ok(Self { readers, sockets })
-    }
-
-    /// What came, to the end. QEMU must have ended.
-    fn finish(self) -> Result<[Vec<u8>; 3]> {
-        for socket in &self.sockets {
-            // Frees a reader whose port QEMU never opened.
-            drop(std::os::unix::net::UnixStream::connect(socket));
-        }
-        let mut parts = Vec::new();
-        for reader in self.readers {
-            let part = match reader.join() {
-                Ok(part) => part.context("could not read from the guest")?,
-                Err(_) => bail!("a reader of the guest's output died"),
-            };
-            parts.push(part);
-        }
-        parts
-            .try_into()
-            .map_err(|_| anyhow::anyhow!("three ports were expected"))
-    }
-}
-
-/// Passes on what comes from the first peer, or keeps it.
-fn read(
-    listener: UnixListener,
-    pass: Option<Box<dyn Write + Send>>,
-) -> JoinHandle<std::io::Result<Vec<u8>>> {
-    std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept()?;
-        let mut kept = Vec::new();
-        let Some(mut pass) = pass else {
-            stream.read_to_end(&mut kept)?;
-            return Ok(kept);
-        };
-        let mut buffer = vec![0; 1 << 16];
-        loop {
-            let length = stream.read(&mut buffer)?;
-            if length == 0 {
-                return Ok(kept);
-            }
-            pass.write_all(&buffer[..length])?;
-            pass.flush()?;
-        }
-    })
 }

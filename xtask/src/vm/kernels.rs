@@ -142,6 +142,7 @@ pub(crate) fn given(image: &Path) -> Result<Kernel> {
         modules: Vec::new(),
     };
     let Some(release) = name.strip_prefix("vmlinuz-") else {
+        eprintln!("xtask: {name} is not named vmlinuz-RELEASE: virtio's drivers must be built in");
         return Ok(kernel);
     };
     release.clone_into(&mut kernel.release);
@@ -154,6 +155,7 @@ pub(crate) fn given(image: &Path) -> Result<Kernel> {
         Path::new("/lib/modules").join(release),
     ];
     let Some(tree) = modules.iter().find(|tree| tree.is_dir()) else {
+        eprintln!("xtask: no modules of {release} found: virtio's drivers must be built in");
         return Ok(kernel);
     };
     let kept = cache::entry(&format!("modules-{release}"), |partial| {
@@ -237,7 +239,7 @@ fn newest(names: &[String], prefix: &str) -> Option<String> {
     names
         .iter()
         .filter(|name| name.starts_with(prefix) && name.ends_with(SUFFIX) && !name.contains("-rt-"))
-        .max_by_key(|name| numbers(name))
+        .max_by_key(|name| numbers(name.trim_end_matches(SUFFIX)))
         .cloned()
 }
 

@@ -30,7 +30,7 @@ impl Qemu {
                 return Ok(installed);
             }
         }
-        let unpacked = cache::entry("qemu", |partial| fetch(partial)).with_context(|| {
+        let unpacked = cache::entry("qemu", fetch).with_context(|| {
             format!("QEMU {OLDEST} or newer is needed: install {PROGRAM} of that version, then run this again")
         })?;
         let fetched = Self {

@@ -1,6 +1,7 @@
 //! What the output is, and what may be written to it.
 
 use std::borrow::Cow;
+use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 
 /// The output of a command.
@@ -16,11 +17,10 @@ impl Screen {
     /// Standard output. `NO_COLOR` (any value but an empty one) turns colours off.
     pub(super) fn of_stdout() -> Self {
         let terminal = io::stdout().is_terminal();
-        let no_colour = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-        let dumb = std::env::var_os("TERM").is_some_and(|v| v == "dumb");
+        let variable = |name| std::env::var_os(name);
         Self {
             width: terminal.then(|| comfy_table::Table::new().width().unwrap_or(80)),
-            colour: terminal && !no_colour && !dumb,
+            colour: coloured(terminal, variable("NO_COLOR"), variable("TERM")),
         }
     }
 
@@ -42,6 +42,11 @@ impl Screen {
         }
         out.write_all(b"\n")
     }
+}
+
+/// Whether to colour, by what the environment says.
+fn coloured(terminal: bool, no_colour: Option<OsString>, term: Option<OsString>) -> bool {
+    terminal && no_colour.is_none_or(|v| v.is_empty()) && term.is_none_or(|v| v != "dumb")
 }
 
 /// Text without anything that a terminal obeys or that reorders or hides what
@@ -87,6 +92,16 @@ mod tests {
         ] {
             assert_eq!(printable(text), shown);
         }
+    }
+
+    #[test]
+    fn colours_are_for_terminals_that_want_them() {
+        let some = |s: &str| Some(OsString::from(s));
+        assert!(coloured(true, None, some("xterm")));
+        assert!(coloured(true, some(""), None));
+        assert!(!coloured(true, some("1"), some("xterm")));
+        assert!(!coloured(true, None, some("dumb")));
+        assert!(!coloured(false, None, some("xterm")));
     }
 
     #[test]

@@ -109,6 +109,24 @@ fn a_table_fits_the_terminal() {
 }
 
 #[test]
+fn a_denial_is_red_where_there_are_colours() {
+    let mut rows = Rows::new(
+        Screen {
+            width: Some(100),
+            colour: true,
+        },
+        TimeZone::UTC,
+        true,
+    );
+    let mut out = Vec::new();
+    rows.event(&denial(), &Filter::default(), &mut out).unwrap();
+    rows.finish(&mut out).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    let row = text.lines().find(|l| l.contains("DENY")).unwrap();
+    assert!(row.contains('\u{1b}'), "{text:?}");
+}
+
+#[test]
 fn start_up_is_one_line_until_the_first_tool_is_called() {
     let mut events = vec![noise(); 3];
     events.push(denial());

@@ -49,6 +49,24 @@ pub(super) fn complete(root: &Path) -> Result<()> {
             "etc/nsswitch.conf",
             "passwd: files\ngroup: files\nhosts: files dns\n",
         ),
+        // `su` and `runuser` need these; nobody logs in here.
+        ("etc/pam.d/common-auth", "auth required pam_permit.so\n"),
+        (
+            "etc/pam.d/common-account",
+            "account required pam_permit.so\n",
+        ),
+        (
+            "etc/pam.d/common-password",
+            "password required pam_deny.so\n",
+        ),
+        (
+            "etc/pam.d/common-session",
+            "session required pam_permit.so\n",
+        ),
+        (
+            "etc/pam.d/common-session-noninteractive",
+            "session required pam_permit.so\n",
+        ),
     ];
     for (name, content) in files {
         fs::write(root.join(name), content).with_context(|| format!("could not write {name}"))?;

@@ -1,0 +1,270 @@
+//! What an event is about: the members between `process` and `verdict`.
+
+use serde::{Deserialize, Serialize};
+
+use super::super::words::{Digest, Word};
+use super::is_false;
+use crate::wire::{Enforcement, Outcome};
+
+/// What an event is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Body {
+    /// A request and what became of it.
+    Call(Call),
+    /// A file was opened.
+    File(FileAccess),
+    /// A program was executed or mapped as code.
+    Exec(FileAccess),
+    /// A socket was made or used.
+    Network(Network),
+    /// A policy was put in force.
+    Policy(Policy),
+    /// A sandbox was started or has ended.
+    Sandbox(Sandbox),
+    /// The stream is not as the protocol says.
+    Protocol(Protocol),
+    /// Evidence is missing.
+    Loss(Loss),
+    /// Something that an operator should look at.
+    Alert(Alert),
+}
+
+/// Body of `call`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
+pub enum Call {
+    /// The request is about to be forwarded (verdict `allow`) or was refused.
+    Start {
+        /// The JSON-RPC id as it was written.
+        id: String,
+        /// Number in the session, from 1.
+        number: u64,
+        /// The call whose result asked for more input (`input_required`),
+        /// which this one repeats with it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        continues: Option<u64>,
+        /// JSON-RPC method.
+        method: String,
+        /// The tool, of a `tools/call`.
+        tool: Option<String>,
+        /// The arguments as JSON text, or a prefix of it.
+        arguments: Option<String>,
+        /// Whether `arguments` was cut to its bound.
+        arguments_cut: bool,
+        /// Digest of the arguments, whole.
+        args_hash: Option<Digest>,
+    },
+    /// Its response was read, or it was given up.
+    End {
+        /// The JSON-RPC id; `None` when no start was recorded.
+        id: Option<String>,
+        /// Number in the session.
+        number: u64,
+        /// JSON-RPC method; `None` when no start was recorded.
+        method: Option<String>,
+        /// The tool, of a `tools/call`.
+        tool: Option<String>,
+        /// What became of it.
+        outcome: Outcome,
+        /// Bytes of the response line, without its end.
+        result_bytes: u64,
+        /// Digest of the response line.
+        result_hash: Option<Digest>,
+        /// From the request's last byte read to the response's.
+        duration_ns: u64,
+    },
+}
+
+/// Body of `file` and `exec`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileAccess {
+    /// The operation, by the hook that saw it.
+    pub op: Op,
+    /// What was asked.
+    pub access: Vec<Access>,
+    /// The path as the kernel sees it.
+    pub path: String,
+    /// `path` is not UTF-8: `\` and other bytes are written as `\xHH`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub path_escaped: bool,
+    /// `path` is not whole, see the reason.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub path_partial: bool,
+    /// The process's own number below `/proc` was judged as `self`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub proc_self: bool,
+    /// Sequence number in this sandbox and ring.
+    pub kseq: u64,
+}
+
+/// Body of `network`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// The operation, by the hook that saw it.
+    pub op: Op,
+    /// `inet`, `inet6`, `unix`, …, or `af-N`.
+    pub family: Word,
+    /// Destination; `None` where a socket was made.
+    pub address: Option<std::net::IpAddr>,
+    /// Destination port.
+    pub port: Option<u16>,
+    /// `stream`, `dgram`, `raw`, …, or `type-N`; `None` when not known.
+    pub socket_type: Option<Word>,
+    /// `IPPROTO_*` or the family's own.
+    pub protocol: u16,
+    /// Sequence number in this sandbox and ring.
+    pub kseq: u64,
+}
+
+/// Operations that the kernel reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Op {
+    /// A file was opened.
+    Open,
+    /// A program was executed.
+    Exec,
+    /// A file was mapped as code.
+    MapExec,
+    /// A socket was made.
+    Socket,
+    /// A socket was connected.
+    Connect,
+    /// A datagram was sent.
+    Send,
+}
+
+/// What was asked of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Access {
+    /// Read it.
+    Read,
+    /// Write it.
+    Write,
+    /// Execute it.
+    Exec,
+}
+
+/// Body of `policy`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
+pub enum Policy {
+    /// Compiled and in force.
+    Loaded {
+        /// Its name.
+        name: String,
+        /// Digest of the policy as it was resolved.
+        policy_hash: Digest,
+        /// Counts the policies that the sandbox was under, from 1.
+        generation: u32,
+    },
+}
+
+/// Body of `sandbox`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
+pub enum Sandbox {
+    /// The server is about to be executed.
+    Start {
+        /// The command and its arguments, escaped ([`crate::wire::escape`]).
+        command: Vec<String>,
+        /// User id that it runs as.
+        uid: u32,
+        /// Group id that it runs as.
+        gid: u32,
+        /// Names of environment variables that were removed, escaped.
+        env_removed: Vec<String>,
+        /// Who holds the policy.
+        enforcement: Enforcement,
+    },
+    /// The server has ended and its cgroup is empty.
+    Stop {
+        /// Exit status; `None` when a signal ended it or it is not known.
+        status: Option<u8>,
+        /// The signal.
+        signal: Option<i32>,
+    },
+}
+
+/// Body of `protocol`; the common `reason` says what is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
+pub enum Protocol {
+    /// A breach.
+    Breach {
+        /// Who wrote it.
+        from: Side,
+        /// More, bounded.
+        detail: String,
+        /// Whether the bytes were withheld from the other side.
+        refused: bool,
+    },
+}
+
+/// A side of the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    /// The MCP client.
+    Client,
+    /// The MCP server.
+    Server,
+    /// The relay itself.
+    Relay,
+}
+
+/// Body of `loss`; the common `reason` says why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case")]
+pub enum Loss {
+    /// Kernel events that never came.
+    Kernel {
+        /// Of which ring.
+        ring: Ring,
+        /// The first missing `kseq`.
+        first: u64,
+        /// How many in a row.
+        count: u64,
+    },
+    /// Relay records that never came.
+    Relay {
+        /// How many.
+        count: u64,
+    },
+    /// Events that could not be written.
+    Unwritten {
+        /// How many.
+        count: u64,
+    },
+    /// A line that was not whole when the trail was opened. It was kept,
+    /// before this line.
+    Torn {
+        /// Its bytes, without the end of line.
+        bytes: u64,
+        /// Their digest.
+        fragment_hash: Digest,
+    },
+}
+
+/// The two rings of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ring {
+    /// Denials.
+    Denials,
+    /// Allowed accesses.
+    Allows,
+}
+
+/// Body of `alert`; the common `reason` says what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
+pub enum Alert {
+    /// It was noticed.
+    Raised {
+        /// More, bounded.
+        detail: String,
+    },
+}

@@ -1,0 +1,158 @@
+//! `cargo xtask test`: the workspace's own tests, then the VM tests on every kernel.
+//!
+//! Closes with `N passed, N failed`. What was promised and could not run counts as failed.
+
+mod count;
+
+use crate::vm::{Binaries, Boot, Sink, With, kernels};
+use crate::{process, project};
+use anyhow::{Context, Result};
+use count::Count;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long all VM tests may take on one kernel.
+const DEADLINE: Duration = Duration::from_secs(900);
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Kernel series to test on; all of them by default.
+    #[arg(long, value_delimiter = ',')]
+    kernel: Vec<String>,
+    /// Only what needs no virtual machine.
+    #[arg(long, conflicts_with_all = ["kernel", "suite"])]
+    no_vm: bool,
+    /// Only this suite of the VM tests, and no native tests.
+    #[arg(long)]
+    suite: Option<String>,
+    /// Virtual machines at once; by default one for each processor.
+    #[arg(long)]
+    jobs: Option<usize>,
+}
+
+/// Runs `cargo xtask test`; the status is 0 when nothing failed.
+pub(crate) fn run(args: &Args) -> Result<u8> {
+    let mut total = Count::default();
+    let mut times = Vec::new();
+    if args.suite.is_none() {
+        let started = Instant::now();
+        let count = native().unwrap_or_else(|error| could_not_run("the native tests", &error));
+        times.push(("native".to_owned(), started.elapsed(), count));
+    }
+    if !args.no_vm {
+        let all: Vec<String> = kernels::ALL
+            .iter()
+            .map(|series| (*series).to_owned())
+            .collect();
+        let series = if args.kernel.is_empty() {
+            &all
+        } else {
+            &args.kernel
+        };
+        times.extend(on_kernels(series, args));
+    }
+    println!();
+    for (phase, time, count) in times {
+        println!("{phase}: {count} in {:.0} s", time.as_secs_f64());
+        total.add(count);
+    }
+    println!("{total}");
+    Ok(u8::from(total.failed > 0))
+}
+
+fn could_not_run(what: &str, error: &anyhow::Error) -> Count {
+    eprintln!("xtask: {what} could not run: {error:#}");
+    Count {
+        passed: 0,
+        failed: 1,
+    }
+}
+
+/// `cargo test` of the whole workspace, shown as it comes and counted.
+fn native() -> Result<Count> {
+    let mut command = Command::new("cargo");
+    command
+        .current_dir(project())
+        .args(["test", "--workspace", "--locked", "--no-fail-fast"])
+        .stdout(Stdio::piped());
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("could not start `{}`", process::line(&command)))?;
+    let mut count = Count::default();
+    for line in BufReader::new(child.stdout.take().context("cargo has no output")?).lines() {
+        let line = line.context("could not read what cargo wrote")?;
+        println!("{line}");
+        count.add(count::of_cargo(&line));
+    }
+    let status = child.wait().context("could not wait for cargo")?;
+    if !status.success() && count.failed == 0 {
+        eprintln!("xtask: `cargo test` ended with {status}, but counted no failed test");
+        count.failed = 1;
+    }
+    Ok(count)
+}
+
+/// Each kernel in a machine of its own, some of them at once.
+fn on_kernels(series: &[String], args: &Args) -> Vec<(String, Duration, Count)> {
+    let binaries = match Binaries::build() {
+        Ok(binaries) => binaries,
+        Err(error) => {
+            let count = could_not_run("the VM tests", &error);
+            return vec![("VM".into(), Duration::ZERO, count)];
+        }
+    };
+    let jobs = args
+        .jobs
+        .unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
+    let waiting = Mutex::new(series.iter());
+    let done = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..jobs.clamp(1, series.len().max(1)) {
+            scope.spawn(|| {
+                loop {
+                    // A lock is poisoned only by a panic, and none of these threads may panic.
+                    let next = waiting.lock().map(|mut waiting| waiting.next());
+                    let Ok(Some(series)) = next else { return };
+                    let started = Instant::now();
+                    let count = on_kernel(series, args.suite.as_deref(), &binaries).unwrap_or_else(
+                        |error| could_not_run(&format!("the VM tests on {series}"), &error),
+                    );
+                    if let Ok(mut done) = done.lock() {
+                        done.push((series.clone(), started.elapsed(), count));
+                    }
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_default();
+    done.sort_by_key(|(name, ..)| series.iter().position(|series| series == name));
+    done.into_iter()
+        .map(|(name, time, count)| (format!("kernel {name}"), time, count))
+        .collect()
+}
+
+fn on_kernel(series: &str, suite: Option<&str>, binaries: &Binaries) -> Result<Count> {
+    let mut boot = Boot::new(
+        kernels::fetch(series)?,
+        &[With::Node, With::Python],
+        binaries,
+    )?;
+    boot.command = std::iter::once("vm-tests")
+        .chain(suite)
+        .map(str::to_owned)
+        .collect();
+    boot.add
+        .push((project().join("policies"), "/opt/guard/policies".into()));
+    boot.timeout = DEADLINE;
+    boot.sink = Sink::Capture;
+    let finished = boot.run()?;
+    let text = String::from_utf8_lossy(&finished.stdout);
+    let count = count::of_vm_tests(&text, finished.status);
+    let mut shown = std::io::stdout().lock();
+    writeln!(shown, "\n== kernel {} ==\n{text}", boot.release())?;
+    shown.write_all(&finished.stderr)?;
+    count
+}
