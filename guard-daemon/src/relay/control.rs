@@ -13,7 +13,7 @@ use nix::sys::socket::{MsgFlags, recv, send};
 
 use super::ending::{Ending, Step};
 use super::recorder::{self, Recorder};
-use super::{Shared, clock, lock};
+use super::{Shared, clock};
 use crate::mcp::session::Session;
 use crate::sys::relay::{Ended, reap_pidfd, signal_pidfd};
 use crate::wire::{ControlMessage, ControlReply, RelayRecord};
@@ -100,9 +100,8 @@ impl<'a> Control<'a> {
         if let Some(slot) = &self.shared.slot {
             slot.renew(now.saturating_add(self.shared.lease()));
         }
-        if let Ok(mut outbox) = self.shared.outbox.try_lock() {
-            outbox.flush();
-        }
+        self.shared.outbox.flush();
+        recorder::untold(&self.shared.outbox, &self.shared.gates, false);
         self.decide(|session, out| session.expire(clock::boot(), out));
     }
 
@@ -197,7 +196,8 @@ impl<'a> Control<'a> {
             ),
         };
         self.decide(|session, out| session.end(clock::boot(), out));
-        lock(&self.shared.outbox).send(&mut record, |_| false);
+        recorder::untold(&self.shared.outbox, &self.shared.gates, true);
+        self.shared.outbox.send(&mut record, |_| false);
         if let (Some(control), Ok(packet)) = (&self.control, serde_json::to_vec(&reply)) {
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
             let _ = send(control.as_raw_fd(), &packet, flags);
@@ -205,12 +205,11 @@ impl<'a> Control<'a> {
         self.kill();
         let since = clock::boot();
         loop {
-            let mut outbox = lock(&self.shared.outbox);
+            let outbox = &self.shared.outbox;
             outbox.flush();
             if outbox.is_empty() || clock::boot().saturating_sub(since) >= LAST_FLUSH {
                 return;
             }
-            drop(outbox);
             std::thread::sleep(Duration::from_millis(100));
         }
     }

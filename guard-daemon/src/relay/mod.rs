@@ -13,12 +13,12 @@ pub mod clock;
 pub mod config;
 mod control;
 pub mod ending;
+pub mod gate;
 pub mod outbox;
 mod pump;
 mod recorder;
 pub mod seccomp;
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
@@ -33,6 +33,7 @@ use crate::sys::slot::SlotPage;
 use crate::wire::RelayRecord;
 use config::RelayConfig;
 use outbox::Outbox;
+use pump::Steady;
 use recorder::Recorder;
 
 /// Descriptors that the launcher hands over, `0..`.
@@ -44,12 +45,13 @@ const PIPE_SIZE: i32 = 1 << 20;
 struct Shared {
     config: RelayConfig,
     session: Mutex<Session>,
-    outbox: Mutex<Outbox>,
+    outbox: Outbox,
+    gates: recorder::Gates,
     slot: Option<SlotPage>,
     /// Write end of the server's stdin; `None` once closed.
-    server_in: Mutex<Option<File>>,
+    server_in: Mutex<Option<Steady>>,
     /// The client's stdout; `None` once the client is gone.
-    client_out: Mutex<Option<File>>,
+    client_out: Mutex<Option<Steady>>,
     /// Wakes the control thread.
     wake: EventFd,
     ends: Ends,
@@ -87,6 +89,7 @@ impl Shared {
             &mut session,
             &mut Recorder {
                 outbox: &self.outbox,
+                gates: &self.gates,
                 slot: self.slot.as_ref(),
                 call_sets: self.config.call_sets,
                 lease: self.lease(),
@@ -155,10 +158,11 @@ fn run(json: &str) -> Result<(), Box<dyn std::error::Error>> {
     let back = config.reconnect.clone().map(|path| (path, hello));
     let shared = Arc::new(Shared {
         session: Mutex::default(),
-        outbox: Mutex::new(Outbox::new(wire, back)),
+        outbox: Outbox::new(wire, back),
+        gates: Mutex::default(),
         slot,
-        server_in: Mutex::new(Some(server_in.into())),
-        client_out: Mutex::new(Some(client_out.into())),
+        server_in: Mutex::new(Some(Steady(server_in.into()))),
+        client_out: Mutex::new(Some(Steady(client_out.into()))),
         wake: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
         ends: Ends::default(),
         config,

@@ -2,8 +2,10 @@
 //! while it is away, records are kept within a bound, what is over it is
 //! counted, and the relay comes back with `Hello` when it is there again.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -22,9 +24,14 @@ const PATIENCE_MS: u16 = 250;
 /// Bytes that the socket should hold; the kernel takes less where its limit is lower.
 const SOCKET_BUFFER: usize = 1 << 20;
 
-/// The relay's end of the wire.
+/// The relay's end of the wire. Threads send beside each other as long as
+/// nothing waits: a packet is whole by itself, and a call's end comes after
+/// its start because its response does.
 #[derive(Debug)]
-pub struct Outbox {
+pub struct Outbox(RwLock<State>);
+
+#[derive(Debug)]
+struct State {
     socket: Option<OwnedFd>,
     kept: VecDeque<Vec<u8>>,
     kept_bytes: usize,
@@ -32,7 +39,6 @@ pub struct Outbox {
     lost: u64,
     /// Where to reconnect to, and what to say first.
     back: Option<(String, RelayRecord)>,
-    packet: Vec<u8>,
 }
 
 /// What became of a packet.
@@ -42,33 +48,37 @@ enum Sent {
     Gone,
 }
 
+thread_local! {
+    /// The packet being written; its room stays from one to the next.
+    static PACKET: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 impl Outbox {
     /// An outbox on a connected socket. `back`: path and `Hello` for later.
     #[must_use]
     pub fn new(socket: OwnedFd, back: Option<(String, RelayRecord)>) -> Self {
         enlarge(&socket);
-        Self {
+        Self(RwLock::new(State {
             socket: Some(socket),
             kept: VecDeque::new(),
             kept_bytes: 0,
             most: MOST_KEPT,
             lost: 0,
             back,
-            packet: Vec::with_capacity(4096),
-        }
+        }))
     }
 
     /// Whether everything is out.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.kept.is_empty() && self.lost == 0
+        self.read().is_empty()
     }
 
     /// Sends a record, or keeps it in order behind those that wait.
     /// `shorten` makes it smaller when it does not fit a packet; after it says
     /// `false` the record counts as lost.
-    pub fn send<T: Serialize>(&mut self, record: &mut T, mut shorten: impl FnMut(&mut T) -> bool) {
-        let mut packet = std::mem::take(&mut self.packet);
+    pub fn send<T: Serialize>(&self, record: &mut T, mut shorten: impl FnMut(&mut T) -> bool) {
+        let mut packet = PACKET.take();
         loop {
             packet.clear();
             let written = serde_json::to_writer(&mut packet, record);
@@ -76,10 +86,46 @@ impl Outbox {
                 break self.post(&packet);
             }
             if !shorten(record) {
-                break self.lost += 1;
+                break self.write().lost += 1;
             }
         }
-        self.packet = packet;
+        PACKET.set(packet);
+    }
+
+    fn post(&self, packet: &[u8]) {
+        {
+            let state = self.read();
+            if state.is_empty() && matches!(state.try_send(packet, 0), Sent::Yes) {
+                return;
+            }
+        }
+        self.write().post(packet);
+    }
+
+    /// Reconnects where that is needed and sends what waits; never blocks.
+    /// Call it about twice a second.
+    pub fn flush(&self) {
+        let idle = {
+            let state = self.read();
+            state.is_empty() && state.socket.is_some() && !state.hung_up()
+        };
+        if !idle {
+            self.write().flush();
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn is_empty(&self) -> bool {
+        self.kept.is_empty() && self.lost == 0
     }
 
     fn post(&mut self, packet: &[u8]) {
@@ -131,9 +177,7 @@ impl Outbox {
         matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1))
     }
 
-    /// Reconnects where that is needed and sends what waits; never blocks.
-    /// Call it about twice a second.
-    pub fn flush(&mut self) {
+    fn flush(&mut self) {
         if self.hung_up() {
             self.socket = None;
         }

@@ -13,7 +13,7 @@ fn pair() -> (OwnedFd, OwnedFd) {
     .unwrap()
 }
 
-fn post(outbox: &mut Outbox, mut value: Value) {
+fn post(outbox: &Outbox, mut value: Value) {
     outbox.send(&mut value, |_| false);
 }
 
@@ -28,9 +28,9 @@ fn next(socket: &impl AsRawFd) -> Option<Value> {
 #[test]
 fn packets_arrive_whole_and_in_order() {
     let (ours, theirs) = pair();
-    let mut outbox = Outbox::new(ours, None);
+    let outbox = Outbox::new(ours, None);
     for n in 0..3 {
-        post(&mut outbox, json!(n));
+        post(&outbox, json!(n));
     }
     for n in 0..3 {
         assert_eq!(next(&theirs), Some(json!(n)));
@@ -46,11 +46,11 @@ fn what_is_over_the_bound_is_counted_and_told_after_what_was_kept() {
         token: "t".into(),
     };
     let (ours, theirs) = pair();
-    let mut outbox = Outbox::new(ours, Some((path.to_str().unwrap().into(), hello)));
-    outbox.most = 25;
+    let outbox = Outbox::new(ours, Some((path.to_str().unwrap().into(), hello)));
+    outbox.write().most = 25;
     drop(theirs);
     for n in 0..5 {
-        post(&mut outbox, json!(format!("record {n}"))); // 10 bytes each
+        post(&outbox, json!(format!("record {n}"))); // 10 bytes each
     }
     outbox.flush();
     assert!(!outbox.is_empty(), "nobody listens");
@@ -66,7 +66,7 @@ fn what_is_over_the_bound_is_counted_and_told_after_what_was_kept() {
     outbox.flush();
     assert!(outbox.is_empty());
     let theirs = accept(listener.as_raw_fd()).unwrap();
-    post(&mut outbox, json!("after"));
+    post(&outbox, json!("after"));
     assert_eq!(
         next(&theirs),
         Some(json!({"hello": {"sandbox": 1, "token": "t"}}))
@@ -80,14 +80,14 @@ fn what_is_over_the_bound_is_counted_and_told_after_what_was_kept() {
 #[test]
 fn a_record_over_a_packet_is_shortened_or_lost() {
     let (ours, theirs) = pair();
-    let mut outbox = Outbox::new(ours, None);
+    let outbox = Outbox::new(ours, None);
     let mut long = "x".repeat(MAX_PACKET + 10);
     outbox.send(&mut long, |text| {
         text.truncate(5);
         true
     });
     assert_eq!(next(&theirs), Some(json!("xxxxx")));
-    post(&mut outbox, json!("x".repeat(MAX_PACKET)));
+    post(&outbox, json!("x".repeat(MAX_PACKET)));
     outbox.flush();
     assert_eq!(next(&theirs), Some(json!({"lost": {"records": 1}})));
 }
@@ -95,10 +95,10 @@ fn a_record_over_a_packet_is_shortened_or_lost() {
 #[test]
 fn a_full_socket_holds_nobody_up_for_long() {
     let (ours, theirs) = pair();
-    let mut outbox = Outbox::new(ours, None);
+    let outbox = Outbox::new(ours, None);
     let since = std::time::Instant::now();
     for n in 0..200 {
-        post(&mut outbox, json!([n, "x".repeat(10_000)]));
+        post(&outbox, json!([n, "x".repeat(10_000)]));
     }
     assert!(since.elapsed().as_secs() < 5, "waits once, not for each");
     let mut read = 0;

@@ -3,8 +3,11 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Shared, clock, lock, recorder};
 use crate::mcp::frame::{Frame, Framer};
@@ -13,7 +16,7 @@ use crate::mcp::session::{Action, body};
 /// Client → server, until the client's input ends; then the server's does.
 pub(super) fn client(shared: &Shared, from: File) {
     let limit = shared.config.max_message;
-    let mut framer = Framer::new(from, limit);
+    let mut framer = Framer::new(Steady(from), limit);
     // Requests end no call.
     let mut none = Vec::new();
     loop {
@@ -46,7 +49,13 @@ pub(super) fn client(shared: &Shared, from: File) {
 pub(super) fn server(shared: &Shared, from: File) {
     let limit = shared.config.max_message;
     let waiting = &shared.ends.waiting_out;
-    let mut framer = Framer::new(Marked { from, waiting }, limit);
+    let mut framer = Framer::new(
+        Marked {
+            from: Steady(from),
+            waiting,
+        },
+        limit,
+    );
     let mut ends = Vec::new();
     loop {
         match framer.read() {
@@ -77,8 +86,9 @@ pub(super) fn server(shared: &Shared, from: File) {
 }
 
 /// The server's stderr, unchanged.
-pub(super) fn stderr(shared: &Shared, mut from: File, to: File) {
-    let mut to = Some(to);
+pub(super) fn stderr(shared: &Shared, from: File, to: File) {
+    let mut from = Steady(from);
+    let mut to = Some(Steady(to));
     let mut buffer = vec![0; 16 << 10];
     loop {
         match from.read(&mut buffer) {
@@ -107,7 +117,7 @@ fn to_client(shared: &Shared, line: &[u8]) {
 }
 
 /// Writes it all, or closes what takes no more. Whether it is open still.
-fn write_or_drop(to: &Mutex<Option<File>>, bytes: &[u8]) -> bool {
+fn write_or_drop(to: &Mutex<Option<Steady>>, bytes: &[u8]) -> bool {
     let mut to = lock(to);
     let written = to
         .as_mut()
@@ -118,9 +128,46 @@ fn write_or_drop(to: &Mutex<Option<File>>, bytes: &[u8]) -> bool {
     written
 }
 
+/// A pipe that waits, also where its other owner made it non-blocking: that
+/// is a property of the open file, which whoever handed it over still shares.
+pub(super) struct Steady(pub(super) File);
+
+impl Steady {
+    fn when_ready(
+        &mut self,
+        ready: PollFlags,
+        mut act: impl FnMut(&mut File) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        loop {
+            match act(&mut self.0) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let mut fds = [PollFd::new(self.0.as_fd(), ready)];
+                    let _ = poll(&mut fds, PollTimeout::NONE);
+                }
+                done => return done,
+            }
+        }
+    }
+}
+
+impl Read for Steady {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.when_ready(PollFlags::POLLIN, |file| file.read(buffer))
+    }
+}
+
+impl Write for Steady {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.when_ready(PollFlags::POLLOUT, |file| file.write(bytes))
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Says while it waits in `read`: then all that was written so far is through.
 struct Marked<'a> {
-    from: File,
+    from: Steady,
     waiting: &'a std::sync::atomic::AtomicBool,
 }
 
@@ -130,5 +177,32 @@ impl Read for Marked<'_> {
         let result = self.from.read(buffer);
         self.waiting.store(false, Ordering::Release);
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::fcntl::OFlag;
+    use nix::unistd::pipe2;
+
+    use super::*;
+
+    #[test]
+    fn a_non_blocking_pipe_is_waited_for_on_both_sides() {
+        let (from, to) = pipe2(OFlag::O_NONBLOCK).unwrap();
+        let (mut from, mut to) = (Steady(from.into()), Steady(to.into()));
+        let bytes: Vec<u8> = (0..300_000).map(|n| (n % 251) as u8).collect();
+        let sent = bytes.clone();
+        let writer = std::thread::spawn(move || {
+            // Empty at first, then full.
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            to.write_all(&sent).unwrap();
+        });
+        let mut read = vec![0; 1000];
+        from.read_exact(&mut read).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        from.read_to_end(&mut read).unwrap();
+        writer.join().unwrap();
+        assert!(read == bytes);
     }
 }

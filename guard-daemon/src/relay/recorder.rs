@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use serde::Serialize;
 
 use super::clock;
+use super::gate::Gate;
 use super::outbox::Outbox;
 use crate::mcp::digest::Digest;
 use crate::mcp::ledger::Ledger;
@@ -47,11 +48,16 @@ struct CallEnd {
     time: u64,
 }
 
+/// The gates of client and server.
+pub(super) type Gates = Mutex<[Gate; 2]>;
+
 /// Writes records and the slot.
 #[derive(Debug)]
 pub(super) struct Recorder<'a> {
-    /// The wire. Locked after the session, never before.
-    pub outbox: &'a Mutex<Outbox>,
+    /// The wire.
+    pub outbox: &'a Outbox,
+    /// How many notes were told.
+    pub gates: &'a Gates,
     /// The slot, unless there is no kernel side.
     pub slot: Option<&'a SlotPage>,
     /// Rule sets while calls are in flight.
@@ -65,7 +71,7 @@ pub(super) struct Recorder<'a> {
 }
 
 /// Tells of the calls that `line` ended, and forgets them.
-pub(super) fn tell(outbox: &Mutex<Outbox>, ends: &mut Vec<End>, line: &[u8]) {
+pub(super) fn tell(outbox: &Outbox, ends: &mut Vec<End>, line: &[u8]) {
     // Nobody waits for this: the line is with the client already.
     let hash = ends.iter().any(|end| end.whole).then(|| Digest::of(line));
     for end in ends.drain(..) {
@@ -77,7 +83,7 @@ pub(super) fn tell(outbox: &Mutex<Outbox>, ends: &mut Vec<End>, line: &[u8]) {
             duration: end.duration,
             time: clock::wall(),
         });
-        super::lock(outbox).send(&mut record, |_| false);
+        outbox.send(&mut record, |_| false);
     }
 }
 
@@ -100,7 +106,7 @@ impl Record for Recorder<'_> {
             args_hash: whole.filter(|_| arguments_cut).map(digest),
             time: clock::wall(),
         });
-        super::lock(self.outbox).send(&mut record, |record| match record {
+        self.outbox.send(&mut record, |record| match record {
             Borrowed::CallStart(start) => {
                 let text = start.arguments.filter(|text| !text.is_empty());
                 start.arguments = text.map(|text| cut(text, text.len() / 2));
@@ -124,19 +130,58 @@ impl Record for Recorder<'_> {
     }
 
     fn note(&mut self, note: Note) {
-        let from = match note.from {
-            Side::Client => "client",
-            Side::Server => "server",
+        let mut gates = super::lock(self.gates);
+        let gate = match note.from {
+            Side::Client => &mut gates[0],
+            Side::Server => &mut gates[1],
         };
-        let mut record = RelayRecord::Protocol(ProtocolNote {
-            from: from.to_owned(),
-            reason: note.reason.to_owned(),
-            detail: note.detail,
-            refused: note.refused,
-            time: clock::wall(),
-        });
-        super::lock(self.outbox).send(&mut record, |_| false);
+        if let Some(untold) = gate.due(clock::boot()) {
+            more(self.outbox, note.from, untold);
+        }
+        if gate.admit() {
+            protocol(self.outbox, note);
+        }
     }
+}
+
+/// The notes that were not told one by one; all of them at the session's end.
+pub(super) fn untold(outbox: &Outbox, gates: &Gates, end: bool) {
+    let mut gates = super::lock(gates);
+    for (gate, side) in gates.iter_mut().zip([Side::Client, Side::Server]) {
+        let count = match end {
+            true => gate.rest(),
+            false => gate.due(clock::boot()),
+        };
+        if let Some(count) = count {
+            more(outbox, side, count);
+        }
+    }
+}
+
+fn more(outbox: &Outbox, from: Side, count: u64) {
+    let detail = format!("{count} more notes, too many to tell each");
+    let note = Note {
+        from,
+        reason: "more",
+        detail,
+        refused: false,
+    };
+    protocol(outbox, note);
+}
+
+fn protocol(outbox: &Outbox, note: Note) {
+    let from = match note.from {
+        Side::Client => "client",
+        Side::Server => "server",
+    };
+    let mut record = RelayRecord::Protocol(ProtocolNote {
+        from: from.to_owned(),
+        reason: note.reason.to_owned(),
+        detail: note.detail,
+        refused: note.refused,
+        time: clock::wall(),
+    });
+    outbox.send(&mut record, |_| false);
 }
 
 fn digest(text: &str) -> Digest {

@@ -12,16 +12,19 @@ fn records(client: &[&str], server: &[&str], args_max: usize) -> Vec<RelayRecord
     let flags = SockFlag::empty();
     let (ours, theirs): (OwnedFd, OwnedFd) =
         socketpair(AddressFamily::Unix, kind, None, flags).unwrap();
-    let outbox = Mutex::new(Outbox::new(ours, None));
+    let outbox = Outbox::new(ours, None);
+    let gates = Gates::default();
     let mut session = Session::default();
     let mut ends = Vec::new();
     fn recorder<'a>(
-        outbox: &'a Mutex<Outbox>,
+        outbox: &'a Outbox,
+        gates: &'a Gates,
         args_max: usize,
         ends: &'a mut Vec<End>,
     ) -> Recorder<'a> {
         Recorder {
             outbox,
+            gates,
             slot: None,
             call_sets: 1,
             lease: 1,
@@ -33,7 +36,7 @@ fn records(client: &[&str], server: &[&str], args_max: usize) -> Vec<RelayRecord
         let action = session.client_line(
             line.as_bytes(),
             1,
-            &mut recorder(&outbox, args_max, &mut ends),
+            &mut recorder(&outbox, &gates, args_max, &mut ends),
         );
         assert_eq!(action, Action::Forward);
     }
@@ -41,7 +44,7 @@ fn records(client: &[&str], server: &[&str], args_max: usize) -> Vec<RelayRecord
         let _ = session.server_line(
             line.as_bytes(),
             5,
-            &mut recorder(&outbox, args_max, &mut ends),
+            &mut recorder(&outbox, &gates, args_max, &mut ends),
         );
         tell(&outbox, &mut ends, line.as_bytes());
     }

@@ -224,3 +224,32 @@ fn gateway_only_needs_no_slot() {
     assert!(matches!(session.wire.record(), RelayRecord::CallStart(_)));
     assert_eq!(session.finish().status, Some(0));
 }
+
+#[test]
+fn a_flood_of_garbage_is_counted_not_told_one_by_one() {
+    let mut session = Session::new();
+    session.call(
+        1,
+        "garbage",
+        json!({"raw": "garbage\n".repeat(20_000), "silent": true}),
+    );
+    for _ in 0..20_000 {
+        assert_eq!(session.line(), b"garbage\n");
+    }
+    let (mut told, mut counted) = (0, 0);
+    for record in session.finish().records {
+        match record {
+            RelayRecord::Protocol(note) if note.reason == "more" => {
+                let number = note.detail.split(' ').next().unwrap();
+                counted += number.parse::<u64>().unwrap();
+            }
+            RelayRecord::Protocol(note) => {
+                assert_eq!(note.reason, "not-json");
+                told += 1;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(told + counted, 20_000);
+    assert!(told < 2_000, "{told}");
+}
