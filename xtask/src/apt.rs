@@ -40,7 +40,8 @@ impl Apt {
     pub(crate) fn open(name: &str, suites: &[&str], installed: Installed) -> Result<Self> {
         if process::find("apt-get").is_none() || process::find("dpkg-deb").is_none() {
             bail!(
-                "apt-get and dpkg-deb are needed to fetch Debian packages, and this machine has none"
+                "Debian packages are needed, and this machine has no apt-get with dpkg-deb: run this on \
+                 Debian 12 or later (a container will do)"
             );
         }
         let archives = Archives::of_machine()?;
