@@ -14,6 +14,7 @@ pub mod config;
 mod control;
 pub mod ending;
 pub mod gate;
+mod later;
 pub mod outbox;
 mod pump;
 mod recorder;
@@ -78,7 +79,7 @@ impl Shared {
     }
 
     /// Runs a decision of the session with its recorder. What ended is to be
-    /// told by [`recorder::tell`].
+    /// told by [`recorder::tell`] or [`later::Later`].
     fn decide<T>(
         &self,
         ends: &mut Vec<End>,

@@ -1,6 +1,7 @@
 //! The three threads that move bytes. Each holds one line (or one small
 //! buffer) at a time, so that whoever does not read holds up whoever writes.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -9,7 +10,8 @@ use std::sync::atomic::Ordering;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Shared, clock, lock, recorder};
+use super::later::{IDLE_MS, Later};
+use super::{Shared, clock, lock};
 use crate::mcp::frame::{Frame, Framer};
 use crate::mcp::session::{Action, body};
 
@@ -48,14 +50,13 @@ pub(super) fn client(shared: &Shared, from: File) {
 /// it is still read, so that the server can end.
 pub(super) fn server(shared: &Shared, from: File) {
     let limit = shared.config.max_message;
-    let waiting = &shared.ends.waiting_out;
-    let mut framer = Framer::new(
-        Marked {
-            from: Steady(from),
-            waiting,
-        },
-        limit,
-    );
+    let later = RefCell::new(Later::default());
+    let from = Output {
+        from: Steady(from),
+        shared,
+        later: &later,
+    };
+    let mut framer = Framer::new(from, limit);
     let mut ends = Vec::new();
     loop {
         match framer.read() {
@@ -68,7 +69,9 @@ pub(super) fn server(shared: &Shared, from: File) {
                     Action::Forward => to_client(shared, line),
                     Action::Withhold(reply) => to_client(shared, &reply),
                 }
-                recorder::tell(&shared.outbox, &mut ends, body(line));
+                later
+                    .borrow_mut()
+                    .add(&shared.outbox, &mut ends, body(line));
             }
             Ok(Frame::TooLong(prefix)) => {
                 let action = shared.decide(&mut ends, |session, out| {
@@ -77,11 +80,12 @@ pub(super) fn server(shared: &Shared, from: File) {
                 if let Action::Withhold(reply) = action {
                     to_client(shared, &reply);
                 }
-                recorder::tell(&shared.outbox, &mut ends, b"");
+                later.borrow_mut().add(&shared.outbox, &mut ends, b"");
             }
             Ok(Frame::End) | Err(_) => break,
         }
     }
+    later.borrow_mut().tell(&shared.outbox);
     shared.ended(&shared.ends.server_out);
 }
 
@@ -165,17 +169,27 @@ impl Write for Steady {
     }
 }
 
-/// Says while it waits in `read`: then all that was written so far is through.
-struct Marked<'a> {
+/// The server's output. Says while it waits in `read` (then all that was
+/// written so far is through), and uses the first idle moment to tell of the
+/// calls that ended.
+struct Output<'a> {
     from: Steady,
-    waiting: &'a std::sync::atomic::AtomicBool,
+    shared: &'a Shared,
+    later: &'a RefCell<Later>,
 }
 
-impl Read for Marked<'_> {
+impl Read for Output<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.waiting.store(true, Ordering::Release);
+        let waiting = &self.shared.ends.waiting_out;
+        if !self.later.borrow().is_empty() {
+            let mut fds = [PollFd::new(self.from.0.as_fd(), PollFlags::POLLIN)];
+            if !matches!(poll(&mut fds, PollTimeout::from(IDLE_MS)), Ok(1..)) {
+                self.later.borrow_mut().tell(&self.shared.outbox);
+            }
+        }
+        waiting.store(true, Ordering::Release);
         let result = self.from.read(buffer);
-        self.waiting.store(false, Ordering::Release);
+        waiting.store(false, Ordering::Release);
         result
     }
 }

@@ -75,16 +75,21 @@ pub(super) fn tell(outbox: &Outbox, ends: &mut Vec<End>, line: &[u8]) {
     // Nobody waits for this: the line is with the client already.
     let hash = ends.iter().any(|end| end.whole).then(|| Digest::of(line));
     for end in ends.drain(..) {
-        let mut record = Borrowed::CallEnd(CallEnd {
-            call: end.call,
-            outcome: end.outcome,
-            result_bytes: end.result_bytes,
-            result_hash: hash.filter(|_| end.whole),
-            duration: end.duration,
-            time: clock::wall(),
-        });
-        outbox.send(&mut record, |_| false);
+        tell_one(outbox, &end, hash.filter(|_| end.whole), clock::wall());
     }
+}
+
+/// Tells of one call that ended at `time`.
+pub(super) fn tell_one(outbox: &Outbox, end: &End, result_hash: Option<Digest>, time: u64) {
+    let mut record = Borrowed::CallEnd(CallEnd {
+        call: end.call,
+        outcome: end.outcome,
+        result_bytes: end.result_bytes,
+        result_hash,
+        duration: end.duration,
+        time,
+    });
+    outbox.send(&mut record, |_| false);
 }
 
 impl Record for Recorder<'_> {
