@@ -90,7 +90,8 @@ pub(super) async fn adopt(shared: &Shared) {
             Err(error) => tracing::error!("{error}"),
         }
         // Pins of an earlier supervisor: their sandboxes are in the kernel's map.
-        let needs_kernel = load::pin_root().exists()
+        let pinned = std::fs::read_dir(load::pin_root()).is_ok_and(|mut d| d.next().is_some());
+        let needs_kernel = pinned
             || remains
                 .values()
                 .filter_map(|r| r.state.as_ref())

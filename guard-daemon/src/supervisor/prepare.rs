@@ -11,7 +11,7 @@ use super::launcher::Identity;
 use super::state::PolicyState;
 use super::users::{self, Account, UserError, Who};
 use super::{env, handover};
-use crate::policy::launch::{CommandChain, LaunchError, resolve_command};
+use crate::policy::launch::{LaunchError, resolve_command};
 use crate::policy::{
     CompiledPolicy, Document, Lookup, PolicyErrors, ResolveContext, compile, resolve,
 };
@@ -217,12 +217,18 @@ pub fn prepare(
     chosen: Chosen,
     tmp: &Path,
 ) -> Result<Prepared, Refused> {
-    let chain = resolve_command(&wanted.command, &|name| wanted.var(name), &wanted.cwd)?;
-    let argv: Vec<Vec<u8>> = std::iter::once(chain.argv0.clone())
-        .chain(wanted.command.iter().skip(1).cloned())
-        .map(OsString::into_vec)
+    let given: Vec<Vec<u8>> = wanted
+        .command
+        .iter()
+        .map(|a| a.as_bytes().to_vec())
         .collect();
-    refuse_handover(&chain, &argv)?;
+    // Before it is looked for: the advice is the same where it is not installed.
+    refuse_handover(None, &given)?;
+    let chain = resolve_command(&wanted.command, &|name| wanted.var(name), &wanted.cwd)?;
+    let argv: Vec<Vec<u8>> = std::iter::once(chain.argv0.clone().into_vec())
+        .chain(given.into_iter().skip(1))
+        .collect();
+    refuse_handover(Some(&chain.program), &argv)?;
     let cwd = wanted.cwd.canonicalize().map_err(|e| {
         let shown = wanted.cwd.display();
         Refused::new(format!("cannot enter the working directory {shown}: {e}"))
@@ -331,12 +337,10 @@ fn base_name(command: &[OsString]) -> String {
     escape(name.as_bytes())
 }
 
-fn refuse_handover(chain: &CommandChain, argv: &[Vec<u8>]) -> Result<(), Refused> {
-    let real = chain
-        .program
-        .canonicalize()
-        .unwrap_or_else(|_| chain.program.clone());
-    match handover::find(real.as_os_str().as_bytes(), argv) {
+fn refuse_handover(program: Option<&Path>, argv: &[Vec<u8>]) -> Result<(), Refused> {
+    let real = program.map(|p| p.canonicalize().unwrap_or_else(|_| p.to_owned()));
+    let path = real.as_ref().map_or(&b""[..], |p| p.as_os_str().as_bytes());
+    match handover::find(path, argv) {
         Some(program) => Err(Refused::new(handover::explanation(&program))),
         None => Ok(()),
     }

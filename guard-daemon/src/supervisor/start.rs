@@ -288,6 +288,8 @@ impl Supervisor {
     /// with a canary before it is trusted.
     pub(super) fn kernel(&mut self) -> Result<&mut Kernel, Refused> {
         let refused = |e: &dyn std::fmt::Display| {
+            let e = e.to_string();
+            let e = e.trim_end();
             Refused::new(format!(
                 "the kernel cannot enforce the policy: {e}. `guard doctor` says what to change; \
                  `--enforcement gateway-only` runs without any protection by the kernel"

@@ -15,5 +15,12 @@ pub fn reset() -> nix::Result<()> {
         // SAFETY: the default action runs no code of ours.
         unsafe { signal(each, SigHandler::SigDfl) }?;
     }
+    // The C library keeps the first two real-time signals to itself, and so does this.
+    for number in libc::SIGRTMIN()..=libc::SIGRTMAX() {
+        // SAFETY: as above; the number is a signal's.
+        if unsafe { libc::signal(number, libc::SIG_DFL) } == libc::SIG_ERR {
+            return Err(nix::errno::Errno::last());
+        }
+    }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
 }
