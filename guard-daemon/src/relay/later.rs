@@ -9,8 +9,8 @@ use super::recorder::{tell, tell_one};
 use crate::mcp::digest::Digest;
 use crate::mcp::session::End;
 
-/// Ends that wait at most.
-const MOST: usize = 32;
+/// Ends that wait at most: few, since the response after them waits for them all.
+const MOST: usize = 8;
 /// Bytes of the longest response that waits; a longer one is told at once.
 const LONGEST: usize = 16 << 10;
 /// Milliseconds without input after which all are told.
