@@ -2,9 +2,11 @@
 //! own; 125 when guard refuses, 126 and 127 as a shell does for the command.
 
 pub mod audit;
+pub mod check;
 mod connect;
 mod daemon;
 pub mod doctor;
+pub mod explain;
 mod refuse;
 mod run;
 mod status;
@@ -31,6 +33,10 @@ enum Command {
     Run(run::RunArgs),
     /// Run the supervisor
     Daemon(daemon::DaemonArgs),
+    /// Parse and compile a policy and run its own examples
+    Check(check::CheckArgs),
+    /// Say what a policy makes of an access, and which rule decides
+    Explain(explain::ExplainArgs),
     /// Show the audit trail, or check that it is intact
     Audit(audit::Args),
     /// Say whether this host can enforce, and what to change
@@ -57,6 +63,8 @@ pub fn main() -> ExitCode {
         Err(error) => return ExitCode::from(usage(&error)),
     };
     ExitCode::from(match cli.command {
+        Command::Check(args) => return check::run(&args),
+        Command::Explain(args) => return explain::run(&args),
         Command::Audit(args) => return audit::run(&args),
         Command::Doctor(args) => return doctor::run(&args),
         Command::Relay { config } => return crate::relay::main(&config),

@@ -14,6 +14,7 @@ mod encode;
 mod groups;
 mod minimise;
 mod nfa;
+mod share;
 mod subset;
 mod utf8;
 
@@ -45,7 +46,7 @@ impl Dfa {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TooLarge {
     /// More states than the construction may make.
-    Construction,
+    Construction(usize),
     /// More states than a table can number.
     States(usize),
     /// More bytes than a table may have.
@@ -55,7 +56,7 @@ pub(crate) enum TooLarge {
 impl std::fmt::Display for TooLarge {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Construction => write!(f, "more than {} states", subset::MAX_RAW_STATES),
+            Self::Construction(most) => write!(f, "more than {most} states"),
             Self::States(n) => write!(f, "{n} states, at most {} fit", encode::MAX_STATES),
             Self::Bytes(n) => write!(
                 f,
@@ -66,14 +67,18 @@ impl std::fmt::Display for TooLarge {
     }
 }
 
+/// States that may be made before minimisation, which leaves most of them.
+pub(crate) const MAX_RAW_STATES: usize = 1 << 16;
+
 /// Compiles lists and address rules into the bytes of a table.
 pub(crate) fn table(
     lists: &[List],
     network: &[NetRule],
     rule_sets: u32,
+    max_states: usize,
 ) -> Result<Vec<u8>, TooLarge> {
     let groups = groups::group(lists);
     let nfa = nfa::Nfa::build(&groups);
-    let dfa = minimise::minimise(&subset::determinise(&nfa, &groups)?);
+    let dfa = minimise::minimise(&subset::determinise(&nfa, &groups, max_states)?);
     encode::encode(&dfa, network, rule_sets)
 }

@@ -105,6 +105,14 @@ pub fn compile(resolved: &Resolved) -> Result<CompiledPolicy, PolicyErrors> {
 /// # Errors
 /// As [`compile`]; and when there is no set or there are too many.
 pub fn compile_sets(sets: &[&Resolved]) -> Result<CompiledPolicy, PolicyErrors> {
+    compile_within(sets, automaton::MAX_RAW_STATES)
+}
+
+/// [`compile_sets`] with another bound on the automaton's states.
+pub(super) fn compile_within(
+    sets: &[&Resolved],
+    max_states: usize,
+) -> Result<CompiledPolicy, PolicyErrors> {
     let [main, ..] = sets else {
         return Err(PolicyError::nowhere("a policy without rule sets").into());
     };
@@ -129,8 +137,11 @@ pub fn compile_sets(sets: &[&Resolved]) -> Result<CompiledPolicy, PolicyErrors> 
     }
     let rule_sets = sets.len() as u32;
     let net_rules = net_rules(&network, main)?;
-    let table = automaton::table(&lists, &net_rules, rule_sets)
-        .map_err(|error| blame(&lists, &net_rules, rule_sets, error, main))?;
+    let table = automaton::table(&lists, &net_rules, rule_sets, max_states).map_err(|error| {
+        let fits =
+            |lists: &[List]| automaton::table(lists, &net_rules, rule_sets, max_states).is_ok();
+        blame(&lists, &fits, error, main)
+    })?;
     let hash = hash(sets);
     let policy = CompiledPolicy {
         table,
@@ -200,8 +211,7 @@ fn net_rules(rules: &[NetworkRule], main: &Resolved) -> Result<Vec<NetRule>, Pol
 /// longer beginnings of it.
 fn blame(
     lists: &[List],
-    network: &[NetRule],
-    rule_sets: u32,
+    fits: &dyn Fn(&[List]) -> bool,
     error: automaton::TooLarge,
     main: &Resolved,
 ) -> PolicyErrors {
@@ -219,11 +229,11 @@ fn blame(
         out
     };
     let all: Vec<&Rule> = lists.iter().flat_map(|list| &list.rules).collect();
-    let (mut fits, mut too_many) = (0, all.len());
-    while too_many - fits > 1 {
-        let middle = fits.midpoint(too_many);
-        if automaton::table(&beginning(middle), network, rule_sets).is_ok() {
-            fits = middle;
+    let (mut few, mut too_many) = (0, all.len());
+    while too_many - few > 1 {
+        let middle = few.midpoint(too_many);
+        if fits(&beginning(middle)) {
+            few = middle;
         } else {
             too_many = middle;
         }

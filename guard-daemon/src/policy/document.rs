@@ -116,6 +116,7 @@ impl Document {
             errors: Errors::default(),
         };
         let document = reader.document(parsed.as_table());
+        super::syntax::check(&document, &mut reader.errors);
         reader.errors.finish(document)
     }
 }
@@ -502,7 +503,7 @@ impl Reader {
             let choices: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
             self.errors.push(PolicyError::at(
                 &place,
-                format!("\"{section}.{key}\" must be {}", choices.join(" or ")),
+                format!("\"{section}.{key}\" must be {}", one_of(&choices)),
             ));
         }
         found.map(|(_, value)| *value)
@@ -563,11 +564,21 @@ impl Reader {
                         .help("verdict = \"allow\", \"deny\" or \"approve\""),
                 );
             }
-            if let (Some(access), Some(verdict)) = (access, verdict) {
+            if let Some(access) = access {
+                // Without a verdict the document is refused anyway.
+                let verdict = verdict.unwrap_or(Verdict::Deny);
                 out.push(ExampleText { access, verdict });
             }
         }
         out
+    }
+}
+
+/// `a, b or c`.
+fn one_of(choices: &[String]) -> String {
+    match choices {
+        [first @ .., last] if !first.is_empty() => format!("{} or {last}", first.join(", ")),
+        _ => choices.concat(),
     }
 }
 

@@ -125,19 +125,15 @@ impl fmt::Display for PolicyError {
                 let (start, text) = line_around(&place.source.text, place.span.start);
                 if !text.is_empty() {
                     let end = place.span.end.clamp(place.span.start, start + text.len());
-                    let marked = place.source.text[place.span.start.min(end)..end]
-                        .chars()
-                        .count()
-                        .max(1);
+                    let span = place.span.start.min(end)..end;
+                    let marked = place.source.text.get(span);
+                    let marked = marked.map_or(1, |text| text.chars().count().max(1));
                     // A long line is shown from shortly before the error.
                     let skip = if column > SHOWN / 2 { column - 20 } else { 0 };
                     let shown: String = text.chars().skip(skip).take(SHOWN).collect();
                     let lead = if skip > 0 { "…" } else { "" };
                     let number = line.to_string();
-                    let mut pad = String::new();
-                    for _ in 0..number.len() {
-                        pad.push(' ');
-                    }
+                    let pad = " ".repeat(number.len());
                     write!(f, "\n{pad} |\n{number} | {lead}{}", printable(&shown))?;
                     let room = SHOWN.saturating_sub(column - 1 - skip).max(1);
                     let indent = column - 1 - skip + lead.chars().count();

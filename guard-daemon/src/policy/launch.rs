@@ -4,6 +4,7 @@
 //! lets includes name them wherever they are, and nothing else there.
 
 mod format;
+mod npx;
 mod runtime;
 mod shim;
 
@@ -21,11 +22,14 @@ pub struct CommandChain {
     /// What to execute: an absolute path, symlinks kept, since Python finds
     /// its virtual environment by the name it is started by.
     pub program: PathBuf,
-    /// `argv[0]`: as given, or the program where that stands in for a shim.
-    pub argv0: OsString,
+    /// What it is given as arguments, `argv[0]` first: the command as written,
+    /// or what guard starts in place of a shim or of npx.
+    pub argv: Vec<OsString>,
     /// Real paths of all files that the kernel executes on the way, scripts
     /// and loaders included. The policy may not be without them.
     pub files: Vec<PathBuf>,
+    /// The package that npx would have to fetch first.
+    pub missing: Option<String>,
     /// Directories of the scripts' packages, read by their interpreter.
     pub packages: Vec<PathBuf>,
     /// Node interpreters.
@@ -72,6 +76,15 @@ pub enum LaunchError {
         /// What to do.
         advice: String,
     },
+    /// npx would have to fetch the package.
+    #[error(
+        "{package} is not installed, and npx would fetch it before it runs it: run \
+         `npm install --global {package}`, or npx once without guard"
+    )]
+    NotInstalled {
+        /// As written.
+        package: String,
+    },
     /// A file could not be read.
     #[error("{path}: cannot be read: {source}")]
     Read {
@@ -89,6 +102,22 @@ impl LaunchError {
         match self {
             Self::Empty | Self::NotFound(_) => 127,
             _ => 126,
+        }
+    }
+}
+
+impl CommandChain {
+    /// Refuses what would have to be fetched: for sandboxes, which no policy
+    /// of this version lets reach a registry.
+    ///
+    /// # Errors
+    /// [`LaunchError::NotInstalled`].
+    pub fn check_installed(&self) -> Result<(), LaunchError> {
+        match &self.missing {
+            None => Ok(()),
+            Some(package) => Err(LaunchError::NotInstalled {
+                package: package.clone(),
+            }),
         }
     }
 }
@@ -117,16 +146,23 @@ pub fn resolve_command(
         chain: CommandChain::default(),
     };
     let found = walk.find(name)?;
-    walk.chain.argv0 = name.clone();
-    let program = match shim::real_program(&found, environment, cwd)? {
-        Some(real) => {
-            walk.chain.argv0 = real.clone().into_os_string();
-            real
+    let mut argv = command.to_vec();
+    let mut program = found;
+    if let Some(real) = shim::real_program(&program, environment, cwd)? {
+        argv[0] = real.clone().into_os_string();
+        program = real;
+    }
+    match npx::installed(&program, &argv[1..], environment, cwd) {
+        npx::Npx::No => {}
+        npx::Npx::Installed(real, rest) => {
+            argv = [&[real.clone().into_os_string()], &rest[..]].concat();
+            program = real;
         }
-        None => found,
-    };
-    walk.chain.program = program.clone();
-    walk.command(&program, &command[1..], 0)?;
+        npx::Npx::Missing(package) => walk.chain.missing = Some(package),
+    }
+    walk.command(&program, &argv[1..], 0)?;
+    walk.chain.program = program;
+    walk.chain.argv = argv;
     for argument in command {
         let real = cwd.join(argument).canonicalize().ok();
         walk.chain.argument_paths.push(real);

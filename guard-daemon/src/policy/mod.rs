@@ -23,6 +23,7 @@ mod lists;
 pub mod lookup;
 mod network;
 mod resolve;
+mod syntax;
 mod variables;
 
 #[cfg(test)]

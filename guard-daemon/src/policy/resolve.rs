@@ -9,12 +9,12 @@ use guard_common::table::FileAccess;
 use super::document::{AuditSettings, Document, FILE_LISTS, NETWORK_LISTS};
 use super::error::{Errors, Place, PolicyError, PolicyErrors, Spanned};
 use super::examples::{self, Example};
-use super::glob::{self, ListKind, Pattern};
+use super::glob::{self, Pattern};
 use super::launch::CommandChain;
 use super::lists::{ALL_ACCESS, Kind, List, Rule};
 use super::lookup::Lookup;
 use super::network::{self, NetworkRule};
-use super::variables;
+use super::{syntax, variables};
 
 /// Environment variables that a server keeps when no policy says otherwise.
 pub const DEFAULT_ENV: [&str; 9] = [
@@ -52,6 +52,14 @@ pub struct Resolved {
     pub(crate) examples: Vec<Example>,
     /// For errors about the whole.
     pub(crate) start: Place,
+}
+
+impl Resolved {
+    /// How many `[[example]]`s there are, one for each value of their variables.
+    #[must_use]
+    pub fn example_count(&self) -> usize {
+        self.examples.len()
+    }
 }
 
 /// Puts includes and variables into a document.
@@ -189,7 +197,7 @@ impl Resolver<'_> {
         };
         let mut rules = Vec::with_capacity(texts.len());
         for (index, text) in texts.iter().enumerate() {
-            let (negated, patterns) = self.patterns(text, kind, include);
+            let (negated, patterns) = self.patterns(text, key, include);
             rules.push(Rule {
                 id: format!("{prefix}files.{key}[{index}]"),
                 text: text.value.clone(),
@@ -197,20 +205,6 @@ impl Resolver<'_> {
                 patterns,
                 place: Some(text.place.clone()),
             });
-        }
-        if let [first, ..] = &rules[..]
-            && rules.iter().all(|rule| rule.negated)
-            && let Some(place) = &first.place
-        {
-            self.errors.push(
-                PolicyError::at(
-                    place,
-                    format!(
-                        "a ! rule takes paths out of its own list, and files.{key} has no others"
-                    ),
-                )
-                .help("to refuse paths, put them into files.deny without the !"),
-            );
         }
         if !rules.is_empty() {
             self.resolved.lists.push(List {
@@ -225,27 +219,18 @@ impl Resolver<'_> {
     fn patterns(
         &mut self,
         text: &Spanned<String>,
-        kind: Kind,
+        key: &str,
         include: bool,
     ) -> (bool, Vec<Pattern>) {
         let (negated, glob) = match text.value.strip_prefix('!') {
             Some(rest) => (true, rest),
             None => (false, text.value.as_str()),
         };
-        let list_kind = match kind {
-            Kind::Allow => ListKind::Allow,
-            Kind::Deny | Kind::Approve => ListKind::DenyOrApprove,
-        };
         let lookup = |name: &str| variables::values(self.context, include, name);
-        match glob::parse(glob, list_kind, &lookup) {
+        match glob::parse(glob, syntax::list_kind(key), &lookup) {
             Ok(patterns) => (negated, patterns),
             Err(error) => {
-                let place = text.within(error.at, usize::from(negated));
-                self.errors.push(PolicyError {
-                    place: Some(place),
-                    message: format!("{}: {:?}", error.message, text.value),
-                    help: error.help,
-                });
+                self.errors.push(syntax::glob_error(text, error));
                 (negated, Vec::new())
             }
         }

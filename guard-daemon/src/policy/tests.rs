@@ -1,3 +1,8 @@
+mod corpus;
+mod naive;
+mod random;
+mod shipped;
+
 use std::path::PathBuf;
 
 use guard_common::matcher::Verdict;
@@ -69,4 +74,104 @@ fn strictest_rule_decides() {
     says(&p, Read, "/set/x", Allow, "files.read[2]");
     says(&p, Read, "/data/deep/er", Allow, "files.read[3]");
     says(&p, Read, "/", Deny, "");
+}
+
+/// `cargo test --release -p guard-daemon -- --ignored --nocapture figures`
+#[test]
+#[ignore = "prints figures; thousand_globs_compile_in_time asserts the bound"]
+fn figures() {
+    let thousand = thousand(250);
+    let all = lookup::POLICIES
+        .into_iter()
+        .chain([("1,000 globs", thousand.as_str())]);
+    for (name, text) in all {
+        let begun = std::time::Instant::now();
+        let p = try_compile(text).unwrap_or_else(|e| panic!("{e}"));
+        let head = guard_common::matcher::header(&guard_common::matcher::SliceTable(p.table()));
+        eprintln!(
+            "{name}: {} states, {} classes, {} bytes, {:?}",
+            head.states,
+            head.classes,
+            head.size,
+            begun.elapsed()
+        );
+    }
+}
+
+/// Each pair of directories that a path has passed must be remembered: these
+/// patterns multiply.
+#[test]
+fn the_rule_that_made_it_too_large_is_named() {
+    let rules: Vec<String> = (0..12).map(|n| format!("'/**/a{n}/**/b{n}/**'")).collect();
+    let text = format!("version = 1\n[files]\nread = [\n{}\n]", rules.join(",\n"));
+    let lookup = Lookup::built_in();
+    let document = Document::parse(text.as_bytes(), "t.toml").unwrap();
+    let resolved = resolve(&document, &context(&lookup)).unwrap();
+    let error = compile::compile_within(&[&resolved], 2_000).unwrap_err();
+    let error = error.iter().next().unwrap();
+    let (_, line, _) = error.location().unwrap();
+    // Some of the first few fit, and not all do.
+    assert!((6..15).contains(&line), "{error}");
+    let shown = error.to_string();
+    assert!(
+        shown.contains(&format!("{}", rules[line - 4].trim_matches('\''))),
+        "{shown}"
+    );
+    assert!(shown.contains("more than 2000 states"), "{shown}");
+}
+
+/// Rules as policies have them: directories, kinds of files, names to deny.
+/// (What must be remembered from the leaf on multiplies with the names that
+/// are denied anywhere: a thousand different *file* names beside a thousand
+/// denied ones would not fit.)
+fn thousand(quarter: usize) -> String {
+    let mut rules: [Vec<String>; 3] = Default::default();
+    for n in 0..quarter {
+        rules[0].push(format!("'/srv/team{n}/project-{}/**'", n * 7));
+        rules[0].push(format!("'/var/lib/app{n}/*.{{json,log}}'"));
+        rules[1].push(format!("'/srv/team{n}/out/**/*.o'"));
+        rules[2].push(format!("'*.secret{n}'"));
+    }
+    let [read, write, deny] = rules.map(|rules| rules.join(",\n"));
+    format!(
+        "version = 1\ninclude = ['base', 'node']\n[files]\nread = [{read}]\nwrite = [{write}]\ndeny = [{deny}]\n"
+    )
+}
+
+/// Under a second in a release build. Unoptimised code gets a fifth of the
+/// rules and much time: there, only a compiler that multiplies states fails.
+#[test]
+fn a_thousand_globs_compile_in_time() {
+    let (quarter, bound) = if cfg!(debug_assertions) {
+        (50, 60)
+    } else {
+        (250, 1)
+    };
+    let text = thousand(quarter);
+    let begun = std::time::Instant::now();
+    let policy = try_compile(&text).unwrap_or_else(|e| panic!("{e}"));
+    let taken = begun.elapsed();
+    assert!(taken < std::time::Duration::from_secs(bound), "{taken:?}");
+    says(
+        &policy,
+        Read,
+        "/srv/team7/project-49/x",
+        Allow,
+        "files.read[14]",
+    );
+    says(
+        &policy,
+        Write,
+        "/srv/team49/out/a/b/c.o",
+        Allow,
+        "files.write[49]",
+    );
+    says(&policy, Write, "/srv/team49/out/a/b/c.a", Deny, "");
+    says(
+        &policy,
+        Read,
+        "/srv/team7/project-49/x.secret13/y",
+        Deny,
+        "files.deny[13]",
+    );
 }

@@ -49,6 +49,8 @@ pub(crate) fn values(
     match name {
         "home" => match &context.home {
             Some(home) => one(home),
+            // What an include grants there, nobody is without.
+            None if in_include => Ok(Vec::new()),
             None => Err(("${home} is not known: the user has no home".into(), None)),
         },
         "cwd" => one(&context.cwd),

@@ -225,9 +225,10 @@ pub fn prepare(
     // Before it is looked for: the advice is the same where it is not installed.
     refuse_handover(None, &given)?;
     let chain = resolve_command(&wanted.command, &|name| wanted.var(name), &wanted.cwd)?;
-    let argv: Vec<Vec<u8>> = std::iter::once(chain.argv0.clone().into_vec())
-        .chain(given.into_iter().skip(1))
-        .collect();
+    if request.enforcement == Enforcement::Kernel {
+        chain.check_installed()?;
+    }
+    let argv: Vec<Vec<u8>> = chain.argv.iter().cloned().map(OsString::into_vec).collect();
     refuse_handover(Some(&chain.program), &argv)?;
     let cwd = wanted.cwd.canonicalize().map_err(|e| {
         let shown = wanted.cwd.display();
@@ -313,8 +314,9 @@ pub fn recompile(state: &PolicyState, tmp: &Path) -> Option<CompiledPolicy> {
 /// What resolving a command reads of the environment. The rest may be secret
 /// and is not written to a file.
 fn resolution_env(env: &[Vec<u8>]) -> Vec<String> {
-    const READ: [&str; 8] = [
+    const READ: [&str; 9] = [
         "PATH=",
+        "npm_config_cache=",
         "HOME=",
         "XDG_CONFIG_HOME=",
         "PYENV_",

@@ -121,5 +121,9 @@ pub(crate) fn group(lists: &[List]) -> Vec<Group<'_>> {
             positive,
             negative,
         });
-    single.chain(whole).collect()
+    // A group without positive patterns holds nothing.
+    single
+        .chain(whole)
+        .filter(|group| !group.positive.is_empty())
+        .collect()
 }

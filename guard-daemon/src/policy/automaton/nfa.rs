@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 
 use super::groups::Group;
+use super::share;
 use super::utf8::{self, Pending};
 use crate::policy::glob::{CharClass, Component, Pattern, Token};
 
@@ -34,7 +35,7 @@ pub(crate) struct Node {
     /// nothing follows; else once the component that was begun has ended.
     pub(crate) universal: bool,
     /// Nodes that are reached without any byte.
-    empty: Vec<u32>,
+    pub(super) empty: Vec<u32>,
 }
 
 /// A step of a pattern: what the trie branches on.
@@ -78,6 +79,7 @@ impl Nfa {
                 }
             }
         }
+        share::share_ends(&mut nfa);
         nfa.close();
         nfa
     }
@@ -186,8 +188,8 @@ impl Nfa {
             }
         }
         if class.invalid {
-            for byte in 0x80..=0xff {
-                self.edge(from, byte, byte, utf8::pending_after(byte), target);
+            for (lo, hi) in utf8::ODD_BYTES {
+                self.edge(from, lo, hi, utf8::pending_after(lo), target);
             }
         }
     }

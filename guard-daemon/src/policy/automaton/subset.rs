@@ -9,15 +9,19 @@ use super::nfa::Nfa;
 use super::utf8::{self, PENDING_BITS, Pending};
 use super::{Dfa, TooLarge};
 
-/// States that may be made before minimisation.
-pub(crate) const MAX_RAW_STATES: usize = 1 << 17;
 /// Threads in all states together: bounds the memory.
 const MAX_THREADS: usize = 1 << 24;
 
-/// A node and what is pending, or (top bit) the index of a cover: outputs
-/// that hold whatever follows.
+/// A node and what is pending; or [`SURE`] and a group, whose positive
+/// patterns match whatever follows; or [`COVER`] and the index of an output
+/// that holds whatever follows.
 type Thread = u32;
 const COVER: Thread = 1 << 31;
+const SURE: Thread = 1 << 30;
+
+fn is_node(thread: Thread) -> bool {
+    thread & (COVER | SURE) == 0
+}
 
 fn node_of(thread: Thread) -> usize {
     (thread >> PENDING_BITS) as usize
@@ -48,6 +52,15 @@ impl std::hash::Hasher for ThreadHasher {
 }
 
 type BuildHasher = std::hash::BuildHasherDefault<ThreadHasher>;
+
+/// Adds all masks of `other`.
+fn join(output: &mut Output, other: &Output) {
+    for (masks, other) in output.by_access.iter_mut().zip(other.by_access) {
+        masks.allow |= other.allow;
+        masks.approve |= other.approve;
+        masks.deny |= other.deny;
+    }
+}
 
 /// Bytes that no edge tells apart.
 struct Classes {
@@ -112,10 +125,15 @@ struct Builder<'a> {
     ids: HashMap<Box<[Thread]>, u32, BuildHasher>,
     sets: Vec<Box<[Thread]>>,
     threads: usize,
+    max_states: usize,
 }
 
 /// Builds the DFA. State 0 is the set without threads.
-pub(crate) fn determinise(nfa: &Nfa, groups: &[Group<'_>]) -> Result<Dfa, TooLarge> {
+pub(crate) fn determinise(
+    nfa: &Nfa,
+    groups: &[Group<'_>],
+    max_states: usize,
+) -> Result<Dfa, TooLarge> {
     let classes = classes(nfa);
     let edges = nfa
         .nodes
@@ -145,6 +163,7 @@ pub(crate) fn determinise(nfa: &Nfa, groups: &[Group<'_>]) -> Result<Dfa, TooLar
         ids: HashMap::default(),
         sets: Vec::new(),
         threads: 0,
+        max_states,
     };
     builder.run()
 }
@@ -202,7 +221,7 @@ impl Builder<'_> {
         let mut slash = Vec::new();
         let mut own: Vec<Vec<Thread>> = vec![Vec::new(); count];
         for thread in set.iter().copied() {
-            if thread & COVER != 0 {
+            if !is_node(thread) {
                 all.push(thread);
                 slash.push(thread);
                 continue;
@@ -268,8 +287,8 @@ impl Builder<'_> {
             return Ok(*id);
         }
         self.threads += set.len();
-        if self.sets.len() >= MAX_RAW_STATES || self.threads > MAX_THREADS {
-            return Err(TooLarge::Construction);
+        if self.sets.len() >= self.max_states || self.threads > MAX_THREADS {
+            return Err(TooLarge::Construction(self.max_states));
         }
         let id = self.sets.len() as u32;
         let set = set.into_boxed_slice();
@@ -278,73 +297,79 @@ impl Builder<'_> {
         Ok(id)
     }
 
-    /// Drops threads that cannot change any verdict.
+    /// The group and the sign of a thread; `None` for a cover.
+    fn side(&self, thread: Thread) -> Option<(u32, bool)> {
+        if thread & COVER != 0 {
+            None
+        } else if thread & SURE != 0 {
+            Some((thread & !SURE, false))
+        } else {
+            let node = &self.nfa.nodes[node_of(thread)];
+            Some((node.group, node.negative))
+        }
+    }
+
+    /// Whether the patterns of a thread's side match whatever follows.
+    fn is_sure(&self, thread: Thread, boundary: bool) -> bool {
+        if !is_node(thread) {
+            return thread & SURE != 0;
+        }
+        let node = &self.nfa.nodes[node_of(thread)];
+        // Between components the path may end: only what accepts here is sure.
+        pending_of(thread) == 0 && node.universal && (node.accept || !boundary)
+    }
+
+    /// Drops threads that cannot change any verdict, so that fewer sets differ.
     fn prune(&mut self, set: &mut Vec<Thread>, boundary: bool) {
         set.sort_unstable();
         // A thread with nothing pending can do all that its twin with
         // something pending can; it sorts first.
         set.dedup_by(|b, a| {
-            a == b || (*a & COVER == 0 && pending_of(*a) == 0 && node_of(*a) == node_of(*b))
+            a == b || (is_node(*b) && pending_of(*a) == 0 && node_of(*a) == node_of(*b))
         });
-        let nodes = &self.nfa.nodes;
-        // Between components the path may end: only what accepts here is sure.
-        let universal = |t: &Thread| {
-            *t & COVER == 0 && pending_of(*t) == 0 && {
-                let node = &nodes[node_of(*t)];
-                node.universal && (node.accept || !boundary)
-            }
-        };
-        if !set.iter().any(|t| *t & COVER != 0 || universal(t)) {
+        let sure = |t: &Thread| self.is_sure(*t, boundary);
+        if !set.iter().any(|t| *t & COVER != 0 || sure(t)) {
             return;
         }
+        // A ! pattern that matches whatever follows settles its group.
         let settled: Vec<u32> = set
             .iter()
-            .filter(|t| universal(t) && nodes[node_of(**t)].negative)
-            .map(|t| nodes[node_of(*t)].group)
+            .filter(|t| sure(t))
+            .filter_map(|t| self.side(*t))
+            .filter_map(|(group, negative)| negative.then_some(group))
             .collect();
-        set.retain(|t| *t & COVER != 0 || !settled.contains(&nodes[node_of(*t)].group));
+        set.retain(|t| {
+            self.side(*t)
+                .is_none_or(|(group, _)| !settled.contains(&group))
+        });
         let mut cover = Output::default();
-        let mut sure: Vec<u32> = Vec::new();
+        let mut open: Vec<u32> = Vec::new();
         for thread in set.iter() {
-            if thread & COVER != 0 {
-                let old = &self.covers[(thread & !COVER) as usize];
-                for (masks, old) in cover.by_access.iter_mut().zip(old.by_access) {
-                    masks.allow |= old.allow;
-                    masks.approve |= old.approve;
-                    masks.deny |= old.deny;
-                }
-            } else if universal(thread) {
-                let group = nodes[node_of(*thread)].group;
-                let open = set.iter().any(|t| {
-                    let node = |t: Thread| &nodes[node_of(t)];
-                    t & COVER == 0 && node(*t).group == group && node(*t).negative
-                });
-                if open {
-                    sure.push(group);
-                } else {
-                    self.groups[group as usize].add_to(&mut cover);
-                }
+            let Some((group, _)) = self.side(*thread) else {
+                join(&mut cover, &self.covers[(thread & !COVER) as usize]);
+                continue;
+            };
+            if !sure(thread) {
+                continue;
+            }
+            // With its ! patterns still open, all that is known of a group is
+            // that its positive ones match; without any, all is known.
+            if set.iter().any(|t| self.side(*t) == Some((group, true))) {
+                open.push(group);
+            } else {
+                self.groups[group as usize].add_to(&mut cover);
             }
         }
-        // Where only the ! patterns are still open, the other positive
-        // threads add nothing; one universal thread stands for them.
-        let mut kept: Vec<u32> = Vec::new();
+        open.sort_unstable();
+        open.dedup();
         set.retain(|t| {
-            if *t & COVER != 0 {
-                return false;
-            }
-            let node = &nodes[node_of(*t)];
-            if self.groups[node.group as usize].is_covered_by(&cover) {
-                return false;
-            }
-            if node.negative || !sure.contains(&node.group) {
-                return true;
-            }
-            let first = universal(t) && !kept.contains(&node.group);
-            if first {
-                kept.push(node.group);
-            }
-            first
+            self.side(*t)
+                .is_some_and(|(group, negative)| negative || !open.contains(&group))
+        });
+        set.extend(open.iter().map(|group| SURE | group));
+        set.retain(|t| {
+            self.side(*t)
+                .is_some_and(|(group, _)| !self.groups[group as usize].is_covered_by(&cover))
         });
         let cover = canonical(cover);
         if cover != Output::default() {
@@ -363,22 +388,19 @@ impl Builder<'_> {
         let mut positive: Vec<u32> = Vec::new();
         let mut negative: Vec<u32> = Vec::new();
         for thread in &self.sets[state] {
-            if thread & COVER != 0 {
-                let cover = &self.covers[(thread & !COVER) as usize];
-                for (masks, cover) in output.by_access.iter_mut().zip(cover.by_access) {
-                    masks.allow |= cover.allow;
-                    masks.approve |= cover.approve;
-                    masks.deny |= cover.deny;
-                }
+            let Some((group, is_negative)) = self.side(*thread) else {
+                join(&mut output, &self.covers[(thread & !COVER) as usize]);
                 continue;
-            }
-            let node = &self.nfa.nodes[node_of(*thread)];
-            if node.accept && pending_of(*thread) == 0 {
-                if node.negative {
-                    negative.push(node.group);
-                } else {
-                    positive.push(node.group);
-                }
+            };
+            let matched = if is_node(*thread) {
+                pending_of(*thread) == 0 && self.nfa.nodes[node_of(*thread)].accept
+            } else {
+                true
+            };
+            if matched && is_negative {
+                negative.push(group);
+            } else if matched {
+                positive.push(group);
             }
         }
         for group in positive {

@@ -59,6 +59,20 @@ pub(crate) const PENDING_CUTS: [u8; 13] = [
 /// Bits that a pending takes.
 pub(crate) const PENDING_BITS: u32 = 3;
 
+/// The bytes that can be a character of their own, by what they leave pending.
+pub(crate) const ODD_BYTES: [(u8, u8); 10] = [
+    (0x80, 0xc1),
+    (0xc2, 0xdf),
+    (0xe0, 0xe0),
+    (0xe1, 0xec),
+    (0xed, 0xed),
+    (0xee, 0xef),
+    (0xf0, 0xf0),
+    (0xf1, 0xf3),
+    (0xf4, 0xf4),
+    (0xf5, 0xff),
+];
+
 /// What taking `byte` (0x80 and up) as a character of its own leaves pending.
 pub(crate) fn pending_after(byte: u8) -> Pending {
     match byte {
@@ -116,6 +130,17 @@ mod tests {
                 assert_eq!(hits, usize::from((lo..=hi).contains(&(c as u32))), "{c:?}");
             }
         }
+    }
+
+    #[test]
+    fn odd_bytes_leave_the_same_pending_in_their_range() {
+        let mut next = 0x80;
+        for (lo, hi) in ODD_BYTES {
+            assert_eq!(usize::from(lo), next);
+            assert!((lo..=hi).all(|b| pending_after(b) == pending_after(lo)));
+            next = usize::from(hi) + 1;
+        }
+        assert_eq!(next, 0x100);
     }
 
     #[test]
