@@ -54,6 +54,8 @@ pub enum Reason {
     RelayRecord,
     /// A new supervisor found the sandbox running and took it over.
     Adopted,
+    /// A sandbox of an earlier supervisor was ended: nothing could vouch for it.
+    Swept,
     /// What the relay says is wrong in the stream: `not-json`, `too-long`, …
     #[serde(untagged)]
     Protocol(Word),

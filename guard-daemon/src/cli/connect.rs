@@ -99,10 +99,11 @@ fn lock() -> Result<Flock<File>, ConnectError> {
         .map_err(|(_, e)| failed(format!("lock {LOCK}"))(e.into()))
 }
 
+/// The supervisor widens what others must pass through.
 fn private_dir(path: &str) -> Result<(), ConnectError> {
     DirBuilder::new()
         .recursive(true)
-        .mode(0o711)
+        .mode(0o700)
         .create(path)
         .map_err(failed(format!("make {path}")))
 }

@@ -87,7 +87,7 @@ fn answer_to(line: &[u8], message: &str) -> Option<Vec<u8>> {
         .ok()
     };
     let mut text = if let Ok(head) = serde_json::from_slice::<Head>(line) {
-        error(&*request_id(head)?)?
+        error(&request_id(head)?)?
     } else {
         let batch: Vec<Head> = serde_json::from_slice(line).ok()?;
         let answers: Vec<String> = batch

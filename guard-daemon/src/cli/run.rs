@@ -108,8 +108,12 @@ fn session(args: &RunArgs) -> Result<Status, Refusal> {
         let supervisor = supervisor(enforcement)?;
         let signals = catch_signals().map_err(|e| refusal(format!("cannot catch signals: {e}")))?;
         let (control, theirs) = transport::pair().map_err(refusal)?;
-        match ask(&supervisor, &request, theirs, &signals)? {
+        let mut early = None;
+        match ask(&supervisor, &request, theirs, &signals, &mut early)? {
             Answer::Reply(RunReply::Started { notes, .. }) => {
+                if let Some(signal) = early {
+                    pass_on(&control, signal);
+                }
                 for note in notes {
                     eprintln!("guard: {note}");
                 }
@@ -221,7 +225,7 @@ enum Answer {
     Reply(RunReply),
     /// The supervisor closed the connection.
     Nothing,
-    /// The caller gave up while nothing ran yet.
+    /// The caller gave up before there was an answer.
     Interrupted(u8),
 }
 
@@ -230,6 +234,7 @@ fn ask(
     request: &Request,
     control: OwnedFd,
     signals: &SignalFd,
+    early: &mut Option<i32>,
 ) -> Result<Answer, Refusal> {
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let fds = [
@@ -253,7 +258,11 @@ fn ask(
         if ready[1]
             && let Some(signal) = next_signal(signals)
         {
-            return Ok(Answer::Interrupted(u8::try_from(signal).unwrap_or(0)));
+            // The server may run already: the first one is for it. Who sends
+            // another does not want to wait.
+            if early.replace(signal).is_some() {
+                return Ok(Answer::Interrupted(u8::try_from(signal).unwrap_or(0)));
+            }
         }
         if ready[0] {
             return match transport::receive(supervisor.as_fd()) {
@@ -304,8 +313,7 @@ fn attend(control: &OwnedFd, signals: &SignalFd) -> Status {
         if ready[1]
             && let Some(signal) = next_signal(signals)
         {
-            // A relay that is gone shows on the control socket.
-            let _ = transport::send(control.as_fd(), &ControlMessage::Signal(signal), &[]);
+            pass_on(control, signal);
         }
         if ready[0] {
             let reply = transport::receive(control.as_fd())
@@ -326,6 +334,11 @@ fn attend(control: &OwnedFd, signals: &SignalFd) -> Status {
             };
         }
     }
+}
+
+/// A relay that is gone shows on the control socket.
+fn pass_on(control: &OwnedFd, signal: i32) {
+    let _ = transport::send(control.as_fd(), &ControlMessage::Signal(signal), &[]);
 }
 
 /// The relay has its own copies: ours would keep the pipes open when it is gone.

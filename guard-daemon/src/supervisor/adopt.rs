@@ -160,13 +160,13 @@ impl Supervisor {
             .state
             .as_ref()
             .map_or_else(|| self.next_number(), |s| s.number);
-        let announced = remains.state.is_some();
         let state = remains.state.unwrap_or_else(|| unknown(number, id));
         let mut session = Session::new(state, None);
         session.state.cgroup_id = remains.cgroup.as_ref().map(|c| c.id);
         session.state.slot = entry.map(|e| e.slot);
         session.cgroup = remains.cgroup;
-        session.announced = announced && self.open_trail(&session);
+        session.announced = self.open_trail(&session);
+        session.swept = true;
         if let (Some(kernel), Some(entry)) = (&mut self.kernel, &entry) {
             session.table = kernel.table_of(entry);
         }

@@ -59,10 +59,13 @@ struct Supervisor {
     busy: usize,
     /// The rings have their tasks.
     watched: bool,
+    /// For packets.
+    buffer: Vec<u8>,
 }
 
 struct Held {
     since: Instant,
+    session: u64,
     event: Box<Event>,
     exe: Option<Vec<u8>>,
 }
@@ -84,6 +87,7 @@ impl Supervisor {
             last_number: 0,
             busy: 0,
             watched: false,
+            buffer: vec![0; crate::wire::MAX_PACKET + 1],
         }
     }
 
@@ -111,14 +115,17 @@ impl Supervisor {
     /// Takes what the relay of a session has said.
     fn hear(&mut self, number: u64) -> Heard {
         let Self {
-            sessions, evidence, ..
+            sessions,
+            evidence,
+            buffer,
+            ..
         } = self;
         let Some(session) = sessions.get_mut(&number) else {
             return Heard::Gone;
         };
         let trail = session.state.audit_file.clone();
         let boot = evidence.boot().to_owned();
-        let heard = session.hear(&boot, &mut |event| evidence.push(&trail, event));
+        let heard = session.hear(buffer, &boot, &mut |event| evidence.push(&trail, event));
         self.release_held(Instant::now());
         self.flush();
         heard
@@ -177,6 +184,7 @@ impl Supervisor {
         } else {
             held.push(Held {
                 since: now,
+                session: session.state.number,
                 event: Box::new(event),
                 exe,
             });
@@ -192,7 +200,7 @@ impl Supervisor {
             ..
         } = self;
         held.retain(|h| {
-            let Some(session) = sessions.get(&h.event.header.sandbox) else {
+            let Some(session) = sessions.get(&h.session) else {
                 return false; // its end wrote it
             };
             let waited = now.duration_since(h.since) >= RECORD_PATIENCE;

@@ -105,6 +105,8 @@ fn as_judged(path: &[u8], flags: u32) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use guard_common::event::{EventHeader, Kind};
+    use guard_common::matcher::Verdict;
 
     #[test]
     fn own_proc_entries_are_judged_as_self() {
@@ -120,6 +122,89 @@ mod tests {
         ] {
             assert_eq!(as_judged(path, flags), expected);
         }
+    }
+
+    fn policy() -> CompiledPolicy {
+        let text = b"version = 1\n[files]\nread = [\"/srv/**\"]\ndeny = [\"*.env\"]\n\
+            [network]\nallow = [\"10.1.0.0/16:443\"]\n";
+        let document = crate::policy::Document::parse(text, "test").unwrap();
+        let includes = crate::policy::Lookup::built_in();
+        let context = crate::policy::ResolveContext {
+            home: None,
+            cwd: "/srv".into(),
+            tmp: "/tmp/x".into(),
+            args: vec![],
+            set: vec![],
+            includes: &includes,
+            launch: None,
+        };
+        let resolved = crate::policy::resolve(&document, &context).unwrap();
+        crate::policy::compile(&resolved).unwrap()
+    }
+
+    fn event(op: Op, verdict: Verdict, object: Object) -> Event {
+        let header = EventHeader {
+            active: 1,
+            access: FileAccess::Read.bit(),
+            ..EventHeader::default()
+        };
+        let kind = match object {
+            Object::Path(_) => Kind::File,
+            Object::Net(_) => Kind::Network,
+        };
+        Event {
+            header,
+            kind,
+            op,
+            verdict,
+            reason: Reason::Rule,
+            calls: vec![],
+            object,
+        }
+    }
+
+    #[test]
+    fn the_rule_is_named_only_when_the_table_agrees() {
+        let policy = policy();
+        let path = |p: &str| Object::Path(p.as_bytes().to_vec());
+        let named = |event: &Event| rule(&policy, event).map(|r| r.id);
+        let denied = event(Op::Open, Verdict::Deny, path("/srv/.env"));
+        assert_eq!(named(&denied).as_deref(), Some("files.deny[0]"));
+        let allowed = event(Op::Open, Verdict::Allow, path("/srv/a"));
+        assert_eq!(named(&allowed).as_deref(), Some("files.read[0]"));
+        // No rule allows it, so none denied it either.
+        assert_eq!(
+            named(&event(Op::Open, Verdict::Deny, path("/etc/shadow"))),
+            None
+        );
+        // The table says otherwise: nothing is claimed.
+        assert_eq!(
+            named(&event(Op::Open, Verdict::Allow, path("/srv/.env"))),
+            None
+        );
+        let raced = Event {
+            reason: Reason::Raced,
+            ..denied
+        };
+        assert_eq!(named(&raced), None);
+    }
+
+    #[test]
+    fn the_rule_of_a_destination_is_named() {
+        let policy = policy();
+        let net = NetPayload {
+            addr: std::net::Ipv4Addr::new(10, 1, 2, 3)
+                .to_ipv6_mapped()
+                .octets(),
+            port: 443,
+            family: libc::AF_INET as u16,
+            ..NetPayload::default()
+        };
+        let connect = event(Op::Connect, Verdict::Allow, Object::Net(net));
+        let named = rule(&policy, &connect).map(|r| r.id);
+        assert_eq!(named.as_deref(), Some("network.allow[0]"));
+        let socket = event(Op::Socket, Verdict::Allow, Object::Net(net));
+        assert_eq!(rule(&policy, &socket), None);
     }
 
     #[test]

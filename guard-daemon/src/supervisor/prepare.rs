@@ -252,9 +252,15 @@ pub fn prepare(
     let mut set = vec![("TMPDIR", tmp.as_os_str().as_bytes().to_vec())];
     if let Some(account) = &chosen.account {
         // The caller's would be root's.
-        set.push(("HOME", account.home.as_os_str().as_bytes().to_vec()));
-        set.push(("USER", account.name.clone().into_bytes()));
-        set.push(("LOGNAME", account.name.clone().into_bytes()));
+        let own = [
+            ("HOME", account.home.as_os_str().as_bytes()),
+            ("USER", account.name.as_bytes()),
+            ("LOGNAME", account.name.as_bytes()),
+        ];
+        let allowed = own
+            .into_iter()
+            .filter(|(name, _)| policy.env_allow().contains(*name));
+        set.extend(allowed.map(|(name, value)| (name, value.to_vec())));
     }
     let env = env::filter(&wanted.env, policy.env_allow(), &set);
     let notes = notes(request, &env);

@@ -26,8 +26,11 @@ use crate::wire::{ReloadReply, Request, RunReply, SOCKET_PATH, SandboxStatus, St
 
 /// How long an on-demand supervisor stays after its last sandbox.
 const GRACE: Duration = Duration::from_secs(2);
-/// How often what is due is looked after. Allowed accesses wake nobody.
+/// How often what is due is looked after while the kernel side is loaded:
+/// allowed accesses wake nobody.
 const TICK: Duration = Duration::from_millis(50);
+/// How often otherwise.
+const SLOW_TICK: Duration = Duration::from_millis(500);
 /// How long a connection may take to say what it wants.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
 /// A former supervisor that ends gives its lock back within this time.
@@ -76,11 +79,13 @@ fn runtime() -> Result<tokio::runtime::Runtime, ServeError> {
         .map_err(failed("start the event loop"))
 }
 
+/// Makes a directory with this mode, whatever the caller's umask.
 fn dir(path: &str, mode: u32) -> Result<(), ServeError> {
     DirBuilder::new()
         .recursive(true)
         .mode(mode)
         .create(path)
+        .and_then(|()| std::fs::set_permissions(path, Permissions::from_mode(mode)))
         .map_err(failed(format!("make {path}")))
 }
 
@@ -95,7 +100,9 @@ fn lock_file(path: &str) -> Result<File, ServeError> {
 
 /// Takes the lock that only one supervisor has.
 fn only_one() -> Result<Flock<File>, ServeError> {
+    // Servers and relays pass through to what is theirs, and cannot list it.
     dir(paths::RUN_DIR, 0o711)?;
+    dir(paths::TMP, 0o711)?;
     let begun = Instant::now();
     let mut file = lock_file(paths::SUPERVISOR_LOCK)?;
     loop {
@@ -144,6 +151,8 @@ pub fn system(on_demand: bool, ready: impl FnOnce()) -> Result<(), ServeError> {
     if !nix::unistd::geteuid().is_root() {
         return Err(ServeError::NotRoot);
     }
+    // Not the mask of whoever started us.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let _only = only_one()?;
     let boot = boot_id().map_err(failed("read the boot's id"))?;
     let runtime = runtime()?;
@@ -383,7 +392,8 @@ async fn answer(shared: &Shared, client: OwnedFd) {
 
 async fn tick(shared: Shared) {
     loop {
-        tokio::time::sleep(TICK).await;
+        let busy = shared.borrow().kernel.is_some() && !shared.borrow().sessions.is_empty();
+        tokio::time::sleep(if busy { TICK } else { SLOW_TICK }).await;
         let mut supervisor = shared.borrow_mut();
         if !supervisor.sessions.is_empty() {
             supervisor.tick();

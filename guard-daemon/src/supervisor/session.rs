@@ -19,7 +19,7 @@ use crate::audit::words::{Digest, Reason};
 use crate::audit::{AuditEvent, from_call_end, from_call_start, from_protocol_note};
 use crate::kernel::Published;
 use crate::policy::CompiledPolicy;
-use crate::wire::{MAX_PACKET, RelayRecord};
+use crate::wire::RelayRecord;
 
 /// Calls whose records are kept after their end: kernel events come late.
 const MAX_ENDED: usize = 4096;
@@ -57,8 +57,10 @@ pub struct Session {
     pub adopted: Option<Instant>,
     /// The relay as it came back, if it is no child of this supervisor.
     pub relay_pidfd: Option<OwnedFd>,
-    /// The start was written to the trail.
+    /// The trail knows of it, and is to have its end.
     pub announced: bool,
+    /// Of an earlier supervisor, and not taken over.
+    pub swept: bool,
     /// Being taken down.
     pub ending: bool,
 }
@@ -103,6 +105,7 @@ impl Session {
             adopted: None,
             relay_pidfd: None,
             announced: false,
+            swept: false,
             ending: false,
         }
     }
@@ -114,13 +117,18 @@ impl Session {
     }
 
     /// Takes the records that wait on the wire; `each` gets their events.
-    pub fn hear(&mut self, boot: &str, each: &mut dyn FnMut(AuditEvent)) -> Heard {
+    /// `buffer` has room for more than a packet may have.
+    pub fn hear(
+        &mut self,
+        buffer: &mut [u8],
+        boot: &str,
+        each: &mut dyn FnMut(AuditEvent),
+    ) -> Heard {
         let Some(wire) = self.wire.clone() else {
             return Heard::All;
         };
-        let mut buffer = vec![0; MAX_PACKET + 1];
         for _ in 0..MAX_RECORDS {
-            match recv(wire.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+            match recv(wire.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(0) => return Heard::Gone,
                 Ok(len) => {
                     if let Some(event) = self.record(&buffer[..len], boot) {
@@ -220,5 +228,89 @@ impl Session {
             self.programs.clear();
         }
         self.programs.insert(pid, path.to_vec());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervisor::state::PolicyState;
+    use crate::wire::Enforcement;
+
+    fn session() -> Session {
+        let policy = PolicyState {
+            name: "p".into(),
+            hash: Digest::of(b"").as_str().into(),
+            generation: 1,
+            text: String::new(),
+            source: "p".into(),
+            home: None,
+            cwd: "/".into(),
+            command: vec![],
+            env: vec![],
+            set: vec![],
+        };
+        let [id, server, token] = ["id", "server", "token"].map(str::to_owned);
+        let (audit, tmp) = ("/a".into(), "/t".into());
+        let enforcement = Enforcement::Kernel;
+        let state = SandboxState::new(1, id, server, enforcement, token, audit, tmp, policy);
+        Session::new(state, None)
+    }
+
+    fn start(call: u64) -> String {
+        format!(
+            "{{\"call_start\":{{\"call\":{call},\"id\":\"{call}\",\"method\":\"tools/call\",\
+             \"tool\":\"t\",\"arguments\":null,\"arguments_cut\":false,\"args_hash\":null,\
+             \"time\":0}}}}"
+        )
+    }
+
+    fn end(call: u64) -> String {
+        format!(
+            "{{\"call_end\":{{\"call\":{call},\"outcome\":\"result\",\"result_bytes\":0,\
+             \"result_hash\":null,\"duration\":0,\"time\":0}}}}"
+        )
+    }
+
+    #[test]
+    fn a_call_is_known_after_its_end_too() {
+        let mut session = session();
+        assert!(session.record(start(1).as_bytes(), "b").is_some());
+        assert_eq!(session.in_flight(), 1);
+        assert!(session.record(end(1).as_bytes(), "b").is_some());
+        assert_eq!(session.in_flight(), 0);
+        assert_eq!(session.calls[&1].tool.as_deref(), Some("t"));
+    }
+
+    #[test]
+    fn a_relay_cannot_fill_the_memory() {
+        let mut session = session();
+        for call in 1..=(3 * MAX_ENDED as u64) {
+            session.record(start(call).as_bytes(), "b");
+            session.record(end(call).as_bytes(), "b");
+        }
+        assert_eq!(session.calls.len(), MAX_ENDED);
+        for call in 1..=(3 * MAX_ENDED as u64) {
+            session.record(start(1_000_000 + call).as_bytes(), "b");
+        }
+        assert!(session.calls.len() <= 2 * MAX_ENDED);
+        assert!(session.in_flight() <= 2 * MAX_ENDED);
+    }
+
+    #[test]
+    fn what_is_no_record_is_an_alert() {
+        let mut session = session();
+        for packet in [&b"{}"[..], b"\xff\x00", b"{\"call_start\":{}}"] {
+            let event = session.record(packet, "b").unwrap();
+            assert_eq!(event.reason, Some(Reason::RelayRecord));
+        }
+    }
+
+    #[test]
+    fn how_the_server_ended_is_kept_for_the_last_line() {
+        let mut session = session();
+        let exit = b"{\"server_exit\":{\"status\":null,\"signal\":9}}";
+        assert!(session.record(exit, "b").is_none());
+        assert_eq!(session.exit, (None, Some(9)));
     }
 }

@@ -142,10 +142,6 @@ impl TmpDir {
             let made = nix::unistd::mkdtemp("/tmp/guard-XXXXXX")?;
             return Ok(Self(made.canonicalize()?));
         };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o711)
-            .create(paths::TMP)?;
         let dir = Path::new(paths::TMP).join(id);
         DirBuilder::new().mode(0o700).create(&dir)?;
         let made = Self(dir.canonicalize()?);

@@ -14,6 +14,7 @@ use super::state::{forget, system_dir};
 use super::{Shared, Supervisor};
 use crate::audit::AuditEvent;
 use crate::audit::event::{Body, Sandbox};
+use crate::audit::words::Reason;
 use crate::kernel::Ring;
 
 /// How long killed processes may take to be gone. What hangs in the kernel
@@ -166,7 +167,7 @@ impl Supervisor {
         let patience_over = Instant::now() + super::RECORD_PATIENCE;
         let (own, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.held)
             .into_iter()
-            .partition(|h| h.event.header.sandbox == number);
+            .partition(|h| h.session == number);
         self.held = own;
         self.release_held(patience_over);
         self.held = others;
@@ -193,7 +194,9 @@ impl Supervisor {
         let (status, signal) = session.exit;
         let body = Body::Sandbox(Sandbox::Stop { status, signal });
         let name = Some(session.name.clone());
-        let event = AuditEvent::new(jiff::Timestamp::now(), self.evidence.boot(), name, body);
+        let now = jiff::Timestamp::now();
+        let mut event = AuditEvent::new(now, self.evidence.boot(), name, body);
+        event.reason = session.swept.then_some(Reason::Swept);
         let trail = session.state.audit_file.clone();
         self.evidence.push(&trail, event);
         self.flush();

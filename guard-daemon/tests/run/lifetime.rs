@@ -107,7 +107,9 @@ fn a_session_outlives_its_supervisor_and_the_next_one_takes_it_over() {
     };
     call(&mut session, 1);
     eventually("the first call is recorded", || calls() == 1);
-    kill(host.supervisor(), Signal::SIGKILL);
+    let supervisor = host.supervisor();
+    kill(supervisor, Signal::SIGKILL);
+    eventually("the supervisor is dead", || !lives(supervisor));
     // Alone:
     call(&mut session, 2);
     // A second session brings a supervisor, which takes the first one over:
@@ -158,6 +160,8 @@ fn what_nobody_can_vouch_for_is_swept() {
         eventually("it was swept", || !lives(pid));
     }
     assert_eq!(host.cgroups().len(), 1);
+    let swept = |e: &serde_json::Value| e["op"] == "stop" && e["reason"] == "swept";
+    assert!(host.events().iter().any(swept), "the trail says so");
     second.close_stdin();
     assert_eq!(second.status(), Some(0));
 }

@@ -186,6 +186,38 @@ fn a_server_has_no_rights_and_no_descriptors_but_its_own() {
 }
 
 #[test]
+fn the_callers_umask_is_the_servers_and_nobody_elses() {
+    let host = Host::new(Caller::Root);
+    let script = "umask | sed 's/^/mask /' >&2; echo x > \"$TMPDIR/file\"";
+    let arguments = [
+        "run",
+        "--enforcement",
+        "gateway-only",
+        "--user",
+        "nobody",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ];
+    let guard = host.guard(&arguments);
+    let mut command = std::process::Command::new("sh");
+    command
+        .args(["-c", "umask 077; exec \"$@\"", "sh"])
+        .arg(guard.get_program())
+        .args(guard.get_args())
+        .current_dir(host.home());
+    let mut session = crate::host::Session::start(command);
+    assert_eq!(session.stderr_after("mask "), "0077");
+    assert_eq!(
+        session.status(),
+        Some(0),
+        "its TMPDIR is within reach: {:?}",
+        session.all_stderr()
+    );
+}
+
+#[test]
 fn several_at_once_share_a_supervisor() {
     let host = Host::new(Caller::Root);
     let mut sessions: Vec<_> = (0..4).map(|_| host.run(&[], &["cat"])).collect();
