@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::launcher::{LaunchReport, LaunchSpec, Stage};
+use super::spec::{LaunchReport, LaunchSpec, Stage};
 use crate::sys::fds::watch;
 use crate::wire::transport::{self, TransportError};
 

@@ -15,127 +15,14 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid, setsid};
-use serde::{Deserialize, Serialize};
 
 use super::seccomp::{self, Filters};
+use super::spec::{LaunchReport, LaunchSpec, Stage};
 use crate::relay::config::RelayConfig;
 use crate::sys::child::{Cloned, clone_into, exit_now};
 use crate::sys::{caps, fds, signals};
 use crate::wire::transport::{self, Packet};
 use crate::wire::unescape;
-
-/// What is to be launched. Descriptors travel with it, in this order: the MCP
-/// client's stdin, stdout, stderr; the relay's wire and control sockets; the
-/// slot's map or `/dev/null`; `cgroup.kill` or `/dev/null`; and with `cgroup`
-/// the sandbox's cgroup directory and `cgroup.procs` of the relays' cgroup.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LaunchSpec {
-    /// The executable, escaped.
-    pub path: String,
-    /// Arguments from `argv[0]` on, escaped.
-    pub argv: Vec<String>,
-    /// The whole environment as `NAME=value`, escaped.
-    pub env: Vec<String>,
-    /// Working directory, escaped.
-    pub cwd: String,
-    /// File mode creation mask.
-    pub umask: u32,
-    /// Whom the server runs as; `None`: as the launcher.
-    pub identity: Option<Identity>,
-    /// Uid and gid of the relay; `None`: as the launcher.
-    pub relay_id: Option<u32>,
-    /// Whether cgroup descriptors came.
-    pub cgroup: bool,
-    /// For `guard __relay`. The launcher fills in the server's process.
-    pub relay: RelayConfig,
-}
-
-/// A user as the kernel knows one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Identity {
-    /// User.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Supplementary groups.
-    pub groups: Vec<u32>,
-}
-
-/// How far a launch came.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LaunchReport {
-    /// The server was executed.
-    Started {
-        /// Its process.
-        pid: i32,
-    },
-    /// A step failed; nothing runs.
-    Failed {
-        /// Which.
-        stage: Stage,
-        /// `errno`.
-        errno: i32,
-        /// More, when errno does not say it all.
-        detail: Option<String>,
-    },
-}
-
-/// Steps of a launch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[repr(u8)]
-pub enum Stage {
-    /// Reading the specification.
-    Spec,
-    /// Compiling the filters, making pipes.
-    Prepare,
-    /// clone3 into the cgroup.
-    Clone,
-    /// A session of its own.
-    Session,
-    /// Signals and limits.
-    Limits,
-    /// Giving up capabilities.
-    Capabilities,
-    /// Changing user and groups.
-    User,
-    /// Entering the working directory.
-    Directory,
-    /// Arranging descriptors.
-    Descriptors,
-    /// Installing the filters.
-    Seccomp,
-    /// Executing the server.
-    Exec,
-    /// Moving the relay to its cgroup.
-    RelayCgroup,
-    /// Making the relay unprivileged.
-    RelayPrivileges,
-    /// Executing the relay.
-    RelayExec,
-}
-
-impl Stage {
-    const ALL: [Self; 14] = [
-        Self::Spec,
-        Self::Prepare,
-        Self::Clone,
-        Self::Session,
-        Self::Limits,
-        Self::Capabilities,
-        Self::User,
-        Self::Directory,
-        Self::Descriptors,
-        Self::Seccomp,
-        Self::Exec,
-        Self::RelayCgroup,
-        Self::RelayPrivileges,
-        Self::RelayExec,
-    ];
-}
 
 /// A step that failed.
 struct Failure {

@@ -2,9 +2,11 @@
 //! events to the trail. One thread; whatever may wait is a task.
 
 mod adopt;
+mod answer;
 pub mod cgroup;
 pub mod env;
 pub mod evidence;
+mod force;
 pub mod handover;
 pub mod launch;
 pub mod launcher;
@@ -15,6 +17,7 @@ pub mod random;
 pub mod seccomp;
 mod serve;
 pub mod session;
+pub mod spec;
 mod start;
 pub mod state;
 mod stop;

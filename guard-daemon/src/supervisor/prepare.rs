@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use guard_common::table::FileAccess;
 
-use super::launcher::Identity;
+use super::spec::Identity;
 use super::state::PolicyState;
 use super::users::{self, Account, UserError, Who};
 use super::{env, handover};

@@ -6,23 +6,23 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, getsockopt, listen, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
 };
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
+use super::answer::{answer, first_packet};
 use super::prepare::Rights;
-use super::{Shared, Supervisor, adopt, paths, start};
+use super::{Shared, Supervisor, adopt, paths};
 use crate::audit::clock::boot_id;
 use crate::sys::fds::{accept, duplicate, watch};
-use crate::wire::transport::{self, TransportError};
-use crate::wire::{ReloadReply, Request, RunReply, SOCKET_PATH, SandboxStatus, StatusReply};
+use crate::wire::{Request, SOCKET_PATH};
 
 /// How long an on-demand supervisor stays after its last sandbox.
 const GRACE: Duration = Duration::from_secs(2);
@@ -31,8 +31,6 @@ const GRACE: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(50);
 /// How often otherwise.
 const SLOW_TICK: Duration = Duration::from_millis(500);
-/// How long a connection may take to say what it wants.
-const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
 /// A former supervisor that ends gives its lock back within this time.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -318,78 +316,6 @@ async fn take_relays(shared: &Shared, relays: &AsyncFd<OwnedFd>) {
     }
 }
 
-/// The first packet of a connection. `None` when none comes in time.
-async fn first_packet(socket: OwnedFd) -> Option<(OwnedFd, transport::Packet)> {
-    let socket = watch(socket).ok()?;
-    let packet = tokio::time::timeout(REQUEST_PATIENCE, async {
-        loop {
-            let mut ready = socket.readable().await.ok()?;
-            match transport::receive(socket.get_ref().as_fd()) {
-                Ok(packet) => return packet,
-                Err(TransportError::System { source, .. })
-                    if source.kind() == io::ErrorKind::WouldBlock =>
-                {
-                    ready.clear_ready();
-                }
-                Err(error) => {
-                    tracing::warn!("a client's packet: {error}");
-                    return None;
-                }
-            }
-        }
-    })
-    .await
-    .ok()??;
-    Some((socket.into_inner(), packet))
-}
-
-/// Hears one client and answers it.
-async fn answer(shared: &Shared, client: OwnedFd) {
-    let own = nix::unistd::geteuid().as_raw();
-    let peer = getsockopt(&client, sockopt::PeerCredentials).map(|p| p.uid());
-    if peer != Ok(own) {
-        tracing::warn!("a client that is not uid {own} was turned away: {peer:?}");
-        return;
-    }
-    let Some((client, packet)) = first_packet(client).await else {
-        return;
-    };
-    let request = packet.parse::<Request>();
-    let sent = match request {
-        Ok(Request::Run(request)) => {
-            let reply = start::run(shared, &request, packet.fds).await;
-            if let RunReply::Started { .. } = reply {
-                start::fill_pool(shared);
-            }
-            transport::send(client.as_fd(), &reply, &[])
-        }
-        Ok(Request::Status) => {
-            let reply = shared.borrow().status();
-            transport::send(client.as_fd(), &reply, &[])
-        }
-        Ok(Request::Reload) => {
-            let reason = "guard reload is not supported yet: restart the server to use a changed \
-                          policy";
-            let reply = ReloadReply::Refused {
-                reason: reason.into(),
-            };
-            transport::send(client.as_fd(), &reply, &[])
-        }
-        Ok(Request::Relay { .. }) => Ok(()), // relays have a socket of their own
-        Err(error) => {
-            let reply = RunReply::Refused {
-                status: 125,
-                reason: format!("the supervisor does not understand the request: {error}"),
-            };
-            transport::send(client.as_fd(), &reply, &[])
-        }
-    };
-    if let Err(error) = sent {
-        // The session, if there is one, does not need its client's supervisor socket.
-        tracing::info!("a client left before its answer: {error}");
-    }
-}
-
 async fn tick(shared: Shared) {
     loop {
         let busy = shared.borrow().kernel.is_some() && !shared.borrow().sessions.is_empty();
@@ -428,33 +354,5 @@ pub(super) fn watch_kernel(shared: &Shared) {
                 shared.borrow_mut().drain_kernel();
             }
         });
-    }
-}
-
-impl Supervisor {
-    fn status(&self) -> StatusReply {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |d| d.as_secs());
-        StatusReply {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
-            kernel: self.kernel.is_some(),
-            sandboxes: self
-                .sessions
-                .values()
-                .map(|s| SandboxStatus {
-                    id: s.state.id.clone(),
-                    server: s.state.server.clone(),
-                    policy: s.state.policy.name.clone(),
-                    enforcement: s.state.enforcement,
-                    uid: s.state.uid,
-                    pid: s.state.pid.unsigned_abs(),
-                    age: now.saturating_sub(s.state.started),
-                    calls: s.in_flight(),
-                    adopted: s.adopted.is_some(),
-                })
-                .collect(),
-        }
     }
 }

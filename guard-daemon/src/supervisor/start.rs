@@ -10,29 +10,16 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use guard_common::limits::MAX_SANDBOXES;
-use guard_common::sandbox::{
-    SANDBOX_AUDIT_ONLY, SANDBOX_DATAGRAM, SANDBOX_LOG_ALLOWS, SANDBOX_RING_FULL_DENY, SandboxEntry,
-};
-
-use super::launch::{launch, set_nonblocking};
-use super::launcher::{Identity, LaunchSpec};
+use super::force::Parts;
+use super::launch::launch;
 use super::prepare::{Prepared, Refused, Rights, Wanted, choose, prepare};
 use super::session::{Heard, Session};
+use super::spec::{Identity, LaunchSpec};
 use super::state::{SandboxState, system_dir};
 use super::stop::stop;
 use super::{Shared, Supervisor, paths, random, serve};
-use crate::audit::AuditEvent;
-use crate::audit::event::{Body, Policy, Sandbox};
-use crate::kernel::{Kernel, SlotHandle};
-use crate::policy::CompiledPolicy;
 use crate::relay::config::RelayConfig;
-use crate::sys::fds::watch;
-use crate::wire::{Enforcement, RunReply, RunRequest, escape, transport};
-
-/// First uid of relays: the range that systemd, too, gives to nobody for long
-/// (61184 to 65519).
-const RELAY_UIDS: u32 = 61184;
+use crate::wire::{Enforcement, RunReply, RunRequest, escape};
 
 /// Answers a request to run a server.
 pub(super) async fn run(shared: &Shared, request: &RunRequest, fds: Vec<OwnedFd>) -> RunReply {
@@ -40,16 +27,6 @@ pub(super) async fn run(shared: &Shared, request: &RunRequest, fds: Vec<OwnedFd>
         Ok(reply) => reply,
         Err(Refused { status, reason }) => RunReply::Refused { status, reason },
     }
-}
-
-/// What a launch needs besides the session.
-struct Parts {
-    identity: Option<Identity>,
-    program: PathBuf,
-    argv: Vec<Vec<u8>>,
-    env: Vec<Vec<u8>>,
-    slot: Option<SlotHandle>,
-    wire: OwnedFd,
 }
 
 async fn start(
@@ -191,221 +168,6 @@ fn new_session(
         .duration_since(UNIX_EPOCH)
         .map_or(0, |d| d.as_secs());
     Ok(Session::new(state, None))
-}
-
-impl Supervisor {
-    /// Makes everything that judges the sandbox, in an order in which nothing
-    /// is ever less strict than it will be.
-    fn put_in_force(
-        &mut self,
-        number: u64,
-        request: &RunRequest,
-        prepared: Prepared,
-    ) -> Result<Parts, Refused> {
-        let Prepared {
-            identity,
-            policy,
-            program,
-            argv,
-            env,
-            ..
-        } = prepared;
-        let policy = Rc::new(policy);
-        let trail = self.trail_of(number);
-        self.evidence
-            .open(&trail)
-            .map_err(|e| Refused::new(format!("{e}: no server runs without its trail")))?;
-        self.make_cgroup(number, request.enforcement)?;
-        let slot = match request.enforcement {
-            Enforcement::GatewayOnly => None,
-            Enforcement::Kernel => Some(self.register(number, request, &policy)?),
-        };
-        let relay_uid = (self.rights == Rights::Root)
-            .then(|| self.relay_uid(slot.as_ref()))
-            .transpose()?;
-        let (ours, theirs) = transport::pair().map_err(Refused::new)?;
-        set_nonblocking(&ours).map_err(Refused::new)?;
-        let ours = watch(ours).map_err(Refused::new)?;
-        let is_root = self.rights == Rights::Root;
-        let session = self.session(number)?;
-        session.wire = Some(Rc::new(ours));
-        session.policy = Some(policy);
-        session.state.relay_uid = relay_uid;
-        if is_root {
-            session.state.save(system_dir()).map_err(|e| {
-                Refused::new(format!(
-                    "cannot keep the sandbox's state in {}: {e}",
-                    paths::SANDBOXES
-                ))
-            })?;
-        }
-        self.announce(number, request, identity.as_ref(), &env.removed)?;
-        Ok(Parts {
-            identity,
-            program,
-            argv,
-            env: env.kept,
-            slot,
-            wire: theirs,
-        })
-    }
-
-    fn session(&mut self, number: u64) -> Result<&mut Session, Refused> {
-        self.sessions
-            .get_mut(&number)
-            .ok_or_else(|| Refused::new("the sandbox was taken down while it was being started"))
-    }
-
-    fn make_cgroup(&mut self, number: u64, enforcement: Enforcement) -> Result<(), Refused> {
-        let id = self.session(number)?.state.id.clone();
-        let made = match &self.cgroups {
-            Some(cgroups) => cgroups.create(&id).map(Some),
-            None => Ok(None),
-        };
-        let cgroup = match (made, enforcement) {
-            (Ok(Some(cgroup)), _) => Some(cgroup),
-            (Err(error), Enforcement::Kernel) => return Err(Refused::new(error)),
-            (Ok(None), Enforcement::Kernel) => {
-                return Err(Refused::new(super::cgroup::CgroupError::NotMounted));
-            }
-            (Err(error), Enforcement::GatewayOnly) => {
-                tracing::warn!("{error}; gateway-only goes on without a cgroup");
-                None
-            }
-            (Ok(None), Enforcement::GatewayOnly) => None,
-        };
-        let session = self.session(number)?;
-        session.state.cgroup_id = cgroup.as_ref().map(|c| c.id);
-        session.cgroup = cgroup;
-        Ok(())
-    }
-
-    /// The kernel side, loaded or adopted when it is first needed, and tried
-    /// with a canary before it is trusted.
-    pub(super) fn kernel(&mut self) -> Result<&mut Kernel, Refused> {
-        let refused = |e: &dyn std::fmt::Display| {
-            let e = e.to_string();
-            let e = e.trim_end();
-            Refused::new(format!(
-                "the kernel cannot enforce the policy: {e}. `guard doctor` says what to change; \
-                 `--enforcement gateway-only` runs without any protection by the kernel"
-            ))
-        };
-        let parent = match &self.cgroups {
-            Some(cgroups) => cgroups.parent().map_err(|e| refused(&e))?,
-            None => return Err(refused(&super::cgroup::CgroupError::NotMounted)),
-        };
-        if let Some(kernel) = &mut self.kernel {
-            kernel.set_parent(&parent).map_err(|e| refused(&e))?;
-        } else {
-            let mut kernel = Kernel::load_or_adopt().map_err(|e| refused(&e))?;
-            kernel.set_parent(&parent).map_err(|e| refused(&e))?;
-            kernel.canary().map_err(|e| refused(&e))?;
-            self.kernel = Some(kernel);
-        }
-        self.kernel.as_mut().ok_or_else(|| refused(&"it is gone"))
-    }
-
-    fn register(
-        &mut self,
-        number: u64,
-        request: &RunRequest,
-        policy: &CompiledPolicy,
-    ) -> Result<SlotHandle, Refused> {
-        let flags = policy.flags();
-        let mut bits = 0;
-        for (set, bit) in [
-            (request.audit_only, SANDBOX_AUDIT_ONLY),
-            (flags.log_allows, SANDBOX_LOG_ALLOWS),
-            (flags.ring_full_deny, SANDBOX_RING_FULL_DENY),
-            (flags.datagram, SANDBOX_DATAGRAM),
-        ] {
-            if set {
-                bits |= bit;
-            }
-        }
-        let cgroup_id = self
-            .session(number)?
-            .state
-            .cgroup_id
-            .ok_or_else(|| Refused::new("the sandbox has no cgroup"))?;
-        let generation = self.session(number)?.state.policy.generation;
-        let kernel = self.kernel()?;
-        let slot = kernel.allocate_slot().map_err(Refused::new)?;
-        let index = slot.index;
-        self.session(number)?.state.slot = Some(index);
-        let table = self
-            .kernel()?
-            .publish(policy.table())
-            .map_err(Refused::new)?;
-        self.session(number)?.table = Some(table);
-        let entry = SandboxEntry {
-            sandbox: number,
-            background: policy.background(),
-            valid_sets: policy.valid_sets(),
-            region: table.region,
-            base: table.base,
-            slot: index,
-            generation,
-            flags: bits,
-            reserved: 0,
-        };
-        self.losses.start(number);
-        self.kernel()?
-            .register(cgroup_id, entry)
-            .map_err(Refused::new)?;
-        Ok(slot)
-    }
-
-    /// A uid that no other relay has.
-    fn relay_uid(&self, slot: Option<&SlotHandle>) -> Result<u32, Refused> {
-        if let Some(slot) = slot {
-            return Ok(RELAY_UIDS + slot.index);
-        }
-        let first = RELAY_UIDS + MAX_SANDBOXES;
-        (first..first + MAX_SANDBOXES)
-            .find(|uid| {
-                !self
-                    .sessions
-                    .values()
-                    .any(|s| s.state.relay_uid == Some(*uid))
-            })
-            .ok_or_else(|| Refused::new(format!("{MAX_SANDBOXES} sandboxes are running already")))
-    }
-
-    /// The first lines of a sandbox in the trail.
-    fn announce(
-        &mut self,
-        number: u64,
-        request: &RunRequest,
-        identity: Option<&Identity>,
-        removed: &[Vec<u8>],
-    ) -> Result<(), Refused> {
-        let trail = self.trail_of(number);
-        let session = self.session(number)?;
-        let name = session.name.clone();
-        let policy = Body::Policy(Policy::Loaded {
-            name: name.policy.clone(),
-            policy_hash: name.policy_hash.clone(),
-            generation: name.generation,
-        });
-        let start = Body::Sandbox(Sandbox::Start {
-            command: request.command.clone(),
-            uid: session.state.uid,
-            gid: identity.map_or_else(|| nix::unistd::getegid().as_raw(), |i| i.gid),
-            env_removed: removed.iter().map(|name| escape(name)).collect(),
-            enforcement: request.enforcement,
-        });
-        for body in [policy, start] {
-            let now = jiff::Timestamp::now();
-            let event = AuditEvent::new(now, self.evidence.boot(), Some(name.clone()), body);
-            self.evidence
-                .write_now(&trail, event)
-                .map_err(|e| Refused::new(format!("audit trail {}: {e}", trail.display())))?;
-        }
-        self.session(number)?.announced = true;
-        Ok(())
-    }
 }
 
 async fn launch_with(

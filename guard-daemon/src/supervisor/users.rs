@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use nix::unistd::{Uid, User, getgrouplist};
 
-use super::launcher::Identity;
+use super::spec::Identity;
 
 /// A user that a server may run as.
 #[derive(Clone, Debug, PartialEq, Eq)]
