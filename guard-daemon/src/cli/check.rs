@@ -1,6 +1,7 @@
 //! `guard check`: is a policy right?
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -74,6 +75,9 @@ pub(super) fn load(
             &cwd,
         )?),
     };
+    if let Some(chain) = &chain {
+        chain.check_installed()?;
+    }
     let document = Document::parse(&found.text, &found.name)?;
     let context = ResolveContext {
         home: real_home,
@@ -94,14 +98,19 @@ pub(super) fn load(
     })
 }
 
+/// Prints; a reader that has gone away (`guard check … | head`) is no error.
+pub(super) fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
 /// Checks; prints what is wrong to stderr. Exit status 0 or 1.
 #[must_use]
 pub fn run(args: &CheckArgs) -> ExitCode {
     match load(&args.policy, &args.set, &args.server) {
         Ok(loaded) => {
             let head = header(&SliceTable(loaded.policy.table()));
-            println!(
-                "{}: ok: {} examples hold; {} states, {} address rules, {} KiB; {}",
+            let mut out = format!(
+                "{}: ok: {} examples hold; {} states, {} address rules, {} KiB; {}\n",
                 args.policy,
                 loaded.examples,
                 head.states,
@@ -110,11 +119,12 @@ pub fn run(args: &CheckArgs) -> ExitCode {
                 loaded.policy.hash()
             );
             if let Some(chain) = loaded.chain {
-                println!("starts {}", chain.program.display());
+                out.push_str(&format!("starts {}\n", chain.program.display()));
                 for file in &chain.files {
-                    println!("  executes {}", file.display());
+                    out.push_str(&format!("  executes {}\n", file.display()));
                 }
             }
+            print(&out);
             ExitCode::SUCCESS
         }
         Err(error) => {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::check::load;
+use super::check::{load, print};
 use crate::policy::{Access, Decision, parse_access, verdict_name};
 
 /// Say what a policy makes of an access, and which rule decides
@@ -75,7 +75,7 @@ pub fn run(args: &ExplainArgs) -> ExitCode {
                 continue;
             }
         };
-        println!("{}", line(&text, &decision));
+        print(&format!("{}\n", line(&text, &decision)));
     }
     status
 }

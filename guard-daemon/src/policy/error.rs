@@ -124,7 +124,7 @@ impl fmt::Display for PolicyError {
                 write!(f, "{name}:{line}:{column}: error: {message}")?;
                 let (start, text) = line_around(&place.source.text, place.span.start);
                 if !text.is_empty() {
-                    let end = place.span.end.clamp(place.span.start, start + text.len());
+                    let end = place.span.end.min(start + text.len());
                     let span = place.span.start.min(end)..end;
                     let marked = place.source.text.get(span);
                     let marked = marked.map_or(1, |text| text.chars().count().max(1));

@@ -30,7 +30,11 @@ pub struct CommandChain {
     pub files: Vec<PathBuf>,
     /// The package that npx would have to fetch first.
     pub missing: Option<String>,
-    /// Directories of the scripts' packages, read by their interpreter.
+    /// The outermost `node_modules` of scripts that npm installed: what they
+    /// require lies there too.
+    pub modules: Vec<PathBuf>,
+    /// Of other scripts, the nearest directory with a manifest; never a
+    /// top-level one.
     pub packages: Vec<PathBuf>,
     /// Node interpreters.
     pub node: Runtime,

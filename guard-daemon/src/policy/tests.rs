@@ -98,6 +98,77 @@ fn figures() {
     }
 }
 
+#[test]
+fn the_hash_is_of_what_the_policy_says() {
+    let hash = |text: &str| policy(text).hash().to_owned();
+    let plain = hash("[files]\nread = ['/srv/**']");
+    assert_eq!(
+        plain,
+        hash("# Only a comment.\n[files]\nread = [\"/srv/**\"]")
+    );
+    for other in [
+        "[files]\nread = ['/srv/*']",
+        "[files]\nwrite = ['/srv/**']",
+        "[files]\nread = ['/srv/**']\n[process]\nenv = []",
+        "[files]\nread = ['/srv/**']\n[audit]\nring_full = 'deny'",
+        "[files]\nread = ['/srv/**']\n[network]\ndeny = ['10.0.0.1']",
+    ] {
+        assert_ne!(plain, hash(other), "{other}");
+    }
+}
+
+#[test]
+fn settings_reach_the_compiled_policy() {
+    let p = policy("");
+    assert!(p.env_allow().contains("PATH") && !p.env_allow().contains("AWS_SECRET_ACCESS_KEY"));
+    assert_eq!((p.user(), p.valid_sets(), p.background()), (None, 1, 1));
+    assert!(p.flags().log_allows && !p.flags().datagram && !p.flags().ring_full_deny);
+    let p = policy(
+        "[process]\nuser = 'root'\nenv = ['A']
+        [audit]\nlog = 'denials'\nring_full = 'deny'\ndisk_full = 'deny'\nretention = '2h'
+        [network]\nallow = ['10.0.0.1:53']",
+    );
+    assert_eq!(p.env_allow().iter().collect::<Vec<_>>(), ["A"]);
+    assert_eq!(p.user(), Some("root"));
+    assert!(!p.flags().log_allows && p.flags().datagram && p.flags().ring_full_deny);
+    assert_eq!(p.audit().disk_full, WhenFull::Deny);
+    assert_eq!(p.audit().retention.unwrap().as_secs(), 7_200);
+    assert!(
+        !policy("[network]\ndeny = ['10.0.0.1']\napprove = ['10.0.0.2']")
+            .flags()
+            .datagram
+    );
+}
+
+#[test]
+fn sets_keep_their_own_rights() {
+    let lookup = Lookup::built_in();
+    let resolved = [
+        "read = ['/a/**', '/b/**']",
+        "read = ['/a/**']\ndeny = ['key']",
+    ]
+    .map(|files| {
+        let text = format!("version = 1\n[files]\n{files}\n[network]\nallow = ['10.0.0.1:1']");
+        let document = Document::parse(text.as_bytes(), "t.toml").unwrap();
+        resolve(&document, &context(&lookup)).unwrap()
+    });
+    let p = compile_sets(&[&resolved[0], &resolved[1]]).unwrap();
+    assert_eq!(p.valid_sets(), 0b11);
+    let verdict = |path: &str, active| p.explain_path(path.as_bytes(), Read, active).verdict;
+    assert_eq!(verdict("/a/x", 0b11), Allow);
+    assert_eq!(verdict("/b/x", 0b01), Allow);
+    assert_eq!(verdict("/b/x", 0b10), Deny);
+    assert_eq!(verdict("/b/x", 0b11), Deny);
+    assert_eq!(verdict("/a/key", 0b01), Allow);
+    assert_eq!(verdict("/a/key", 0b11), Deny);
+    assert_eq!(p.explain_net(0xffff_0a00_0001, 1, 0b11).verdict, Allow);
+    assert_eq!(p.explain_net(0xffff_0a00_0001, 2, 0b11).verdict, Deny);
+    let too_many = vec![&resolved[0]; 65];
+    assert!(compile_sets(&too_many).is_err());
+    assert!(compile_sets(&too_many[..64]).is_ok());
+    assert!(compile_sets(&[]).is_err());
+}
+
 /// Each pair of directories that a path has passed must be remembered: these
 /// patterns multiply.
 #[test]
@@ -114,7 +185,7 @@ fn the_rule_that_made_it_too_large_is_named() {
     assert!((6..15).contains(&line), "{error}");
     let shown = error.to_string();
     assert!(
-        shown.contains(&format!("{}", rules[line - 4].trim_matches('\''))),
+        shown.contains(rules[line - 4].trim_matches('\'')),
         "{shown}"
     );
     assert!(shown.contains("more than 2000 states"), "{shown}");

@@ -29,7 +29,8 @@ fn path_value(name: &str, path: &Path) -> Result<Vec<u8>, Bad> {
 }
 
 /// Names that only includes may use: the command's parts, none or several.
-pub(crate) const LAUNCH_VARIABLES: [&str; 7] = [
+pub(crate) const LAUNCH_VARIABLES: [&str; 8] = [
+    "launch.modules",
     "launch.package",
     "node.bin",
     "node.prefix",
@@ -118,6 +119,7 @@ fn launch_values(context: &ResolveContext<'_>, name: &str) -> Vec<Vec<u8>> {
         return Vec::new();
     };
     let paths = match name {
+        "launch.modules" => &launch.modules,
         "launch.package" => &launch.packages,
         "node.bin" => &launch.node.bins,
         "node.prefix" => &launch.node.prefixes,

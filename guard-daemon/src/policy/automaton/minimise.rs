@@ -19,10 +19,21 @@ struct Partition {
 }
 
 impl Partition {
-    /// Elements with equal keys are together.
-    fn by_key<K: Ord>(n: usize, key: impl Fn(u32) -> K) -> Self {
-        let mut elements: Vec<u32> = (0..n as u32).collect();
-        elements.sort_by_key(|e| key(*e));
+    /// Elements with equal keys, which are below `keys`, are together.
+    fn by_key(n: usize, keys: usize, key: impl Fn(u32) -> usize) -> Self {
+        let mut next = vec![0u32; keys + 1];
+        for element in 0..n as u32 {
+            next[key(element) + 1] += 1;
+        }
+        for index in 0..keys {
+            next[index + 1] += next[index];
+        }
+        let mut elements = vec![0; n];
+        for element in 0..n as u32 {
+            let at = &mut next[key(element)];
+            elements[*at as usize] = element;
+            *at += 1;
+        }
         let mut partition = Self {
             location: vec![0; n],
             set_of: vec![0; n],
@@ -136,8 +147,12 @@ pub(crate) fn minimise(dfa: &Dfa) -> Dfa {
         }
     }
     let n = dfa.states();
-    let mut blocks = Partition::by_key(n, |state| dfa.state_output[state as usize]);
-    let mut cords = Partition::by_key(edges.len(), |edge| edges[edge as usize].1);
+    let mut blocks = Partition::by_key(n, dfa.outputs.len(), |state| {
+        dfa.state_output[state as usize] as usize
+    });
+    let mut cords = Partition::by_key(edges.len(), dfa.classes, |edge| {
+        usize::from(edges[edge as usize].1)
+    });
     let mut incoming_first = vec![0u32; n + 1];
     for (_, _, target) in &edges {
         incoming_first[*target as usize + 1] += 1;

@@ -207,10 +207,7 @@ impl Parser<'_> {
             return Err(error);
         }
         let mut ranges = Vec::new();
-        loop {
-            let Some(lo) = self.class_member(from)? else {
-                break;
-            };
+        while let Some(lo) = self.class_member(from)? {
             let dash =
                 self.text[self.at..].starts_with('-') && !self.text[self.at..].starts_with("-]");
             let hi = if dash {

@@ -71,23 +71,20 @@ impl CommandChain {
 
     /// Takes note of a script's package.
     pub(super) fn note_script(&mut self, real: &Path) {
-        if let Some(package) = package(real) {
+        let modules = real
+            .ancestors()
+            .filter(|dir| dir.file_name() == Some(OsStr::new("node_modules")))
+            .last();
+        if let Some(modules) = modules {
+            push(&mut self.modules, modules.to_owned());
+        } else if let Some(package) = package(real) {
             push(&mut self.packages, package);
         }
     }
 }
 
-/// The directory that a script's own code lies in. For something installed
-/// by npm that is the outermost `node_modules`, where what it requires lies
-/// too. Else the nearest directory with a manifest; never a top-level one.
+/// The nearest directory above a script with a manifest.
 fn package(script: &Path) -> Option<PathBuf> {
-    let modules = script
-        .ancestors()
-        .filter(|dir| dir.file_name() == Some(OsStr::new("node_modules")))
-        .last();
-    if let Some(modules) = modules {
-        return Some(modules.to_owned());
-    }
     script
         .ancestors()
         .take_while(|dir| dir.components().count() > 2)

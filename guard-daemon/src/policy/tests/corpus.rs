@@ -79,3 +79,53 @@ fn messages_carry_no_control_characters() {
         "{message:?}"
     );
 }
+
+/// Damaged policies are refused or accepted, and never more than that.
+#[test]
+fn no_text_makes_the_reader_fail() {
+    let corpus: Vec<Vec<u8>> = ["accept", "reject"]
+        .iter()
+        .flat_map(|directory| files(directory))
+        .map(|file| std::fs::read(file).unwrap())
+        .filter(|text| text.len() < 4_000)
+        .collect();
+    const PIECES: [&str; 20] = [
+        "\"",
+        "'",
+        "[",
+        "]",
+        "{",
+        "}",
+        "\\",
+        "${",
+        "!",
+        "**",
+        "/",
+        "\n",
+        "=",
+        "é",
+        "\u{1f600}",
+        "\0",
+        "[[example]]\n",
+        ",",
+        "-",
+        "\\u00e9",
+    ];
+    let mut random = arbitrary::Random::new(7);
+    for _ in 0..3_000 {
+        let mut text = corpus[random.below(corpus.len())].clone();
+        for _ in 0..=random.below(3) {
+            let at = random.below(text.len() + 1);
+            let end = (at + random.below(4)).min(text.len());
+            let piece = PIECES[random.below(PIECES.len())].as_bytes();
+            text.splice(at..end, piece.iter().copied());
+        }
+        let lookup = Lookup::built_in();
+        let read = Document::parse(&text, "t.toml")
+            .and_then(|document| resolve(&document, &context(&lookup)).map(drop));
+        if let Err(errors) = read {
+            assert!(!errors.to_string().is_empty());
+            assert!(errors.iter().next().is_some());
+        }
+    }
+}

@@ -115,6 +115,7 @@ fn node_in_a_home_directory_opens_its_own_files_only() {
     let environment = |name: &str| (name == "PATH").then(|| path.clone());
     let chain = resolve_command(&command, &environment, Path::new("/")).unwrap();
     assert_eq!(chain.node.bins, [prefix.join("bin/node")]);
+    assert_eq!(chain.modules, [prefix.join("lib/node_modules")]);
     let script = prefix.join("lib/node_modules/pkg/dist/index.js");
     assert_eq!(chain.files[0], script);
     assert!(chain.files.contains(&prefix.join("bin/node")));
@@ -207,8 +208,8 @@ fn a_pyenv_shim_stands_for_the_interpreter_it_would_choose() {
             _ => None,
         };
         let chain = resolve_command(&["python3".into()], &environment, cwd).unwrap();
-        assert_eq!(chain.argv, [chain.program.clone()]);
-        assert_eq!(chain.python.bins, [chain.program.clone()]);
+        assert_eq!(chain.argv, std::slice::from_ref(&chain.program));
+        assert_eq!(chain.python.bins, std::slice::from_ref(&chain.program));
         chain.program
     };
     let program = |version: &str| root.join("versions").join(version).join("bin/python3");
@@ -231,6 +232,30 @@ fn a_package_right_in_the_home_directory_does_not_open_it() {
     assert_eq!(read(&home.join("server.js")), Verdict::Allow);
     assert_eq!(read(&home.join("notes.txt")), Verdict::Deny);
     assert_eq!(read(&home), Verdict::Deny);
+}
+
+#[test]
+fn a_package_under_development_is_code_and_not_its_secrets() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().canonicalize().unwrap();
+    let project = home.join("project");
+    write(&project.join("package.json"), "{}", 0o644);
+    write(&project.join("src/server.js"), "", 0o644);
+    write(&home.join("bin/node"), "\x7fELF", 0o755);
+    let command: Vec<OsString> = vec![
+        home.join("bin/node").into(),
+        "--enable-source-maps".into(),
+        "src/server".into(),
+    ];
+    let chain = resolve_command(&command, &|_| None, &project).unwrap();
+    assert_eq!(chain.packages, std::slice::from_ref(&project));
+    let policy = built_in("default", &home, Some(&chain), &command);
+    let read = |path: &str| verdict(&policy, FileAccess::Read, &project.join(path));
+    assert_eq!(read("src/server.js"), Verdict::Allow);
+    assert_eq!(read("node_modules/x/index.js"), Verdict::Allow);
+    for path in [".env", "config/.env.local", ".git/config", ".npmrc"] {
+        assert_eq!(read(path), Verdict::Deny, "{path}");
+    }
 }
 
 #[test]
