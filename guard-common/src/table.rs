@@ -139,4 +139,4 @@ const _: () = assert!(size_of::<AccessMasks>() == 24);
 const _: () = assert!(size_of::<Output>() == 72);
 const _: () = assert!(size_of::<NetRule>() == 64);
 const _: () = assert!(MAX_RULE_SETS == u64::BITS);
-const _: () = assert!(CLASS_MAP_OFFSET % 8 == 0);
+const _: () = assert!(CLASS_MAP_OFFSET.is_multiple_of(8));
