@@ -19,7 +19,8 @@
 //! header.net_rules       [NetRule; net_len]        8-byte aligned
 //! ```
 //! State 0 is the dead state: it never leaves itself and its output grants
-//! nothing. Output 0 is all zero.
+//! nothing. Output 0 is all zero. Byte 0, which no name can contain, leads
+//! from every state to itself: the kernel feeds whole words, padded with it.
 
 use crate::limits::MAX_RULE_SETS;
 

@@ -6,13 +6,11 @@
 use core::ffi::c_void;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
-use aya_ebpf::helpers::{
-    bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_ktime_get_boot_ns,
-};
 use aya_ebpf::helpers::generated::{bpf_ringbuf_query, bpf_ringbuf_reserve, bpf_ringbuf_submit};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_ktime_get_boot_ns};
 use guard_common::event::{
     EVENT_LEASE_EXPIRED, EVENT_NOT_APPLIED, EVENT_PATH_PARTIAL, EVENT_PROC_SELF, EVENT_TORN,
-    EventHeader, Kind, LargeEvent, NetPayload, Op, RING_ALLOWS, RING_DENIALS, Reason, SMALL_CALLS,
+    EventHeader, Kind, LargeEvent, NetPayload, Op, RING_ALLOWS, RING_DENIALS, SMALL_CALLS,
     SMALL_PATH, SmallEvent,
 };
 use guard_common::limits::{MAX_CALLS, MAX_PATH};
@@ -41,10 +39,10 @@ pub struct Access {
     pub op: Op,
     /// [`guard_common::table::FileAccess`] bits.
     pub bits: u8,
-    /// The policy's verdict.
-    pub verdict: Verdict,
-    /// Why, when not by a rule.
-    pub reason: Reason,
+    /// Number of the policy's [`Verdict`].
+    pub verdict: u32,
+    /// Number of the [`Reason`](guard_common::event::Reason).
+    pub reason: u32,
     /// What the table said.
     pub masks: AccessMasks,
     /// `self` was fed for a process id.
@@ -62,16 +60,24 @@ pub enum Payload {
 /// Reports an access and says whether to refuse it.
 #[inline(always)]
 pub fn conclude(subject: &Subject, access: &Access, payload: &Payload) -> bool {
-    let denied = access.verdict != Verdict::Allow;
+    let denied = access.verdict != Verdict::Allow as u32;
     let Some(counters) = COUNTERS.get_ptr_mut(subject.entry.slot) else {
         return !subject.audit_only();
     };
-    count(if denied { field!(counters, denied) } else { field!(counters, allowed) });
+    count(if denied {
+        field!(counters, denied)
+    } else {
+        field!(counters, allowed)
+    });
     let mut refuse = denied;
     if denied || subject.entry.flags & SANDBOX_LOG_ALLOWS != 0 {
         let ring = if denied { RING_DENIALS } else { RING_ALLOWS };
         if !report(subject, access, payload, counters, ring) {
-            count(if denied { ring_field!(counters, ring_full, RING_DENIALS) } else { ring_field!(counters, ring_full, RING_ALLOWS) });
+            count(if denied {
+                ring_field!(counters, ring_full, RING_DENIALS)
+            } else {
+                ring_field!(counters, ring_full, RING_ALLOWS)
+            });
             refuse |= subject.entry.flags & SANDBOX_RING_FULL_DENY != 0;
         }
     }
@@ -103,22 +109,41 @@ fn count(counter: *mut u64) -> u64 {
 
 /// Takes the next sequence number and writes the record. False when the ring is full.
 #[inline(always)]
-fn report(subject: &Subject, access: &Access, payload: &Payload, counters: *mut Counters, ring: usize) -> bool {
-    let kseq = count(if ring == RING_DENIALS { ring_field!(counters, kseq, RING_DENIALS) } else { ring_field!(counters, kseq, RING_ALLOWS) });
+fn report(
+    subject: &Subject,
+    access: &Access,
+    payload: &Payload,
+    counters: *mut Counters,
+    ring: usize,
+) -> bool {
+    let kseq = count(if ring == RING_DENIALS {
+        ring_field!(counters, kseq, RING_DENIALS)
+    } else {
+        ring_field!(counters, kseq, RING_ALLOWS)
+    });
     // SAFETY: the slot's page is mapped while the subject is.
     let in_flight = unsafe { core::ptr::read_volatile(&raw const (*subject.slot).in_flight) };
     let long = matches!(payload, Payload::File(_, len) if *len as usize > SMALL_PATH);
-    let map = if ring == RING_DENIALS { (&raw const DENIALS).cast_mut().cast::<c_void>() } else { (&raw const ALLOWS).cast_mut().cast() };
+    let map = if ring == RING_DENIALS {
+        (&raw const DENIALS).cast_mut().cast::<c_void>()
+    } else {
+        (&raw const ALLOWS).cast_mut().cast()
+    };
     let wake = if ring == RING_DENIALS {
         FORCE_WAKEUP
     } else {
         // SAFETY: plain helper call on a ring buffer map.
         let unread = unsafe { bpf_ringbuf_query(map, AVAILABLE) };
-        if unread > WAKE_AT { FORCE_WAKEUP } else { NO_WAKEUP }
+        if unread > WAKE_AT {
+            FORCE_WAKEUP
+        } else {
+            NO_WAKEUP
+        }
     };
     if long || in_flight as usize > SMALL_CALLS {
         // SAFETY: constant size; checked for null; submitted below.
-        let record = unsafe { bpf_ringbuf_reserve(map, size_of::<LargeEvent>() as u64, 0) }.cast::<LargeEvent>();
+        let record = unsafe { bpf_ringbuf_reserve(map, size_of::<LargeEvent>() as u64, 0) }
+            .cast::<LargeEvent>();
         if record.is_null() {
             return false;
         }
@@ -126,13 +151,15 @@ fn report(subject: &Subject, access: &Access, payload: &Payload, counters: *mut 
         unsafe {
             let calls = (&raw mut (*record).calls).cast::<u64>();
             let out = (&raw mut (*record).payload).cast::<u8>();
-            let header = fill::<MAX_CALLS, MAX_PATH>(subject, access, payload, kseq, in_flight, calls, out);
+            let header =
+                fill::<MAX_CALLS, MAX_PATH>(subject, access, payload, kseq, in_flight, calls, out);
             (&raw mut (*record).header).write(header);
             bpf_ringbuf_submit(record.cast(), wake);
         }
     } else {
         // SAFETY: as above.
-        let record = unsafe { bpf_ringbuf_reserve(map, size_of::<SmallEvent>() as u64, 0) }.cast::<SmallEvent>();
+        let record = unsafe { bpf_ringbuf_reserve(map, size_of::<SmallEvent>() as u64, 0) }
+            .cast::<SmallEvent>();
         if record.is_null() {
             return false;
         }
@@ -140,7 +167,9 @@ fn report(subject: &Subject, access: &Access, payload: &Payload, counters: *mut 
         unsafe {
             let calls = (&raw mut (*record).calls).cast::<u64>();
             let out = (&raw mut (*record).payload).cast::<u8>();
-            let header = fill::<SMALL_CALLS, SMALL_PATH>(subject, access, payload, kseq, in_flight, calls, out);
+            let header = fill::<SMALL_CALLS, SMALL_PATH>(
+                subject, access, payload, kseq, in_flight, calls, out,
+            );
             (&raw mut (*record).header).write(header);
             bpf_ringbuf_submit(record.cast(), wake);
         }
@@ -184,7 +213,7 @@ unsafe fn fill<const CALLS: usize, const PATH: usize>(
         flags |= EVENT_TORN;
         in_flight = CALLS as u32;
     }
-    if access.verdict != Verdict::Allow && subject.audit_only() {
+    if access.verdict != Verdict::Allow as u32 && subject.audit_only() {
         flags |= EVENT_NOT_APPLIED;
     }
     if access.fed_self {
@@ -192,7 +221,7 @@ unsafe fn fill<const CALLS: usize, const PATH: usize>(
     }
     let payload_len = match payload {
         Payload::File(file, _) => {
-            let (written, whole) = crate::path::record::<PATH>(*file, out);
+            let (written, whole) = crate::path::record::<PATH>(*file, out, subject.zero);
             if !whole {
                 flags |= EVENT_PATH_PARTIAL;
             }
@@ -206,7 +235,11 @@ unsafe fn fill<const CALLS: usize, const PATH: usize>(
     };
     let ids = bpf_get_current_pid_tgid();
     // SAFETY: fields of struct task_struct.
-    let ppid = unsafe { current().pointer(offset!(task_real_parent)).u32(offset!(task_tgid)) };
+    let ppid = unsafe {
+        current()
+            .pointer(offset!(task_real_parent))
+            .u32(offset!(task_tgid))
+    };
     EventHeader {
         sandbox: subject.entry.sandbox,
         kseq,

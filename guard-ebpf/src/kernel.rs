@@ -14,7 +14,10 @@ static OFFSETS: Offsets = Offsets::from_array([0; Offsets::FIELDS.len()]);
 /// One offset, by name.
 macro_rules! offset {
     ($field:ident) => {
-        $crate::kernel::load_offset(core::mem::offset_of!(guard_common::offsets::Offsets, $field))
+        $crate::kernel::load_offset(core::mem::offset_of!(
+            guard_common::offsets::Offsets,
+            $field
+        ))
     };
 }
 pub(crate) use offset;
@@ -24,7 +27,9 @@ pub(crate) use offset;
 #[inline(always)]
 pub fn load_offset(at: usize) -> usize {
     // SAFETY: `at` is the place of a u32 in a live static.
-    unsafe { core::ptr::read_volatile((&raw const OFFSETS).cast::<u8>().add(at).cast::<u32>()) as usize }
+    unsafe {
+        core::ptr::read_volatile((&raw const OFFSETS).cast::<u8>().add(at).cast::<u32>()) as usize
+    }
 }
 
 /// A pointer that the verifier knows the type of: its fields are loaded directly.
@@ -40,7 +45,9 @@ impl Typed {
     #[inline(always)]
     pub unsafe fn pointer(self, offset: usize) -> Self {
         // SAFETY: by contract; a fault reads as zero (BPF_PROBE_MEM).
-        Self(unsafe { core::ptr::read_volatile(self.0.cast::<u8>().add(offset).cast::<*const c_void>()) })
+        Self(unsafe {
+            core::ptr::read_volatile(self.0.cast::<u8>().add(offset).cast::<*const c_void>())
+        })
     }
 
     /// Loads a 32-bit field.
@@ -82,4 +89,63 @@ pub fn read<T>(address: u64) -> Option<T> {
 pub fn current() -> Typed {
     // SAFETY: the helper always returns the running task.
     Typed(unsafe { bpf_get_current_task_btf() }.cast::<c_void>())
+}
+
+/// `value & MASK`, in an instruction that the compiler cannot argue away: it
+/// may know a bound that the verifier does not see.
+#[inline(always)]
+pub fn bounded<const MASK: i32>(value: u64) -> u64 {
+    let mut out = value;
+    // SAFETY: one arithmetic instruction on a register.
+    unsafe {
+        core::arch::asm!("{0} &= {1}", inout(reg) out, const MASK, options(pure, nomem, nostack));
+    }
+    out
+}
+
+/// A zero that the verifier takes for any number. What is added to it is no
+/// constant to the verifier, so that it does not follow each value by itself:
+/// loops come to a fixpoint and equal paths are walked once.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct Zero(u64);
+
+impl Zero {
+    /// From two numbers that were found equal. In one instruction that the
+    /// compiler does not see through.
+    #[inline(always)]
+    pub fn from_equal(a: u64, b: u64) -> Self {
+        let mut out = a;
+        // SAFETY: one arithmetic instruction on registers.
+        unsafe {
+            core::arch::asm!("{0} ^= {1}", inout(reg) out, in(reg) b, options(pure, nomem, nostack));
+        }
+        Self(out)
+    }
+
+    /// `value`, unknown to the verifier.
+    #[inline(always)]
+    pub fn plus(self, value: u64) -> u64 {
+        self.0.wrapping_add(value)
+    }
+
+    /// `value`, unknown to the verifier.
+    #[inline(always)]
+    pub fn plus32(self, value: u32) -> u32 {
+        (self.0 as u32).wrapping_add(value)
+    }
+}
+
+/// Writes zeros, without the call to a byte-wise `memset` that the compiler makes.
+///
+/// # Safety
+/// `start` has room for `N` words.
+#[inline(always)]
+pub unsafe fn zero<const N: usize>(start: *mut u64) {
+    let mut i = 0;
+    while i < N {
+        // SAFETY: the i-th of N words, by contract.
+        unsafe { core::ptr::write_volatile(start.add(i), 0) };
+        i += 1;
+    }
 }

@@ -7,7 +7,7 @@
 #![no_std]
 #![no_main]
 // `fetch_add` is not in the stable library for this target, the instruction is in the kernel's.
-#![feature(core_intrinsics)]
+#![feature(core_intrinsics, asm_experimental_arch)]
 #![allow(internal_features)]
 
 mod emit;

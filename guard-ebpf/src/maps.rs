@@ -20,12 +20,14 @@ pub static SANDBOXES: HashMap<u64, SandboxEntry, { MAX_SANDBOXES as usize }> = H
 /// One page for each sandbox, written by its relay. Filled ahead of use:
 /// putting a map in takes 14 to 31 ms on kernels before 7.
 #[btf_map]
-pub static SLOTS: ArrayOfMaps<Array<Slot, 1, MMAPABLE>, { MAX_SANDBOXES as usize }> = ArrayOfMaps::new();
+pub static SLOTS: ArrayOfMaps<Array<Slot, 1, MMAPABLE>, { MAX_SANDBOXES as usize }> =
+    ArrayOfMaps::new();
 
 /// Compiled policies. Written into free room, then named by a sandbox's
 /// entry, never changed in place.
 #[btf_map]
-pub static ARENA: Array<[u64; REGION_SIZE as usize / 8], { REGIONS as usize }, MMAPABLE> = Array::new();
+pub static ARENA: Array<[u64; REGION_SIZE as usize / 8], { REGIONS as usize }, MMAPABLE> =
+    Array::new();
 
 /// Counters by slot.
 #[btf_map]

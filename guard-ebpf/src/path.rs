@@ -6,15 +6,16 @@
 //! unmounted ones, files without a name) has no path to judge.
 
 use core::ffi::c_void;
+use core::mem::MaybeUninit;
 
-use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel};
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
-use guard_common::event::Reason;
+use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel};
+use guard_common::event::{Reason, SMALL_PATH};
 use guard_common::limits::{MAX_COMPONENTS, MAX_NAME, MAX_PATH, REGION_SIZE};
 use guard_common::matcher::{Table, step};
 use guard_common::offsets::DENTRY_HEAD;
 
-use crate::kernel::{Typed, current, offset, read};
+use crate::kernel::{Typed, Zero, bounded, current, offset, read, zero};
 
 /// `DCACHE_OP_HASH` (include/linux/dcache.h): the filesystem hashes names its
 /// own way, which is how case-folding directories do it.
@@ -80,6 +81,7 @@ struct Position {
     len: u32,
     /// `self` was fed for the process's own number.
     fed_self: u32,
+    zero: Zero,
 }
 
 /// The walk has not ended.
@@ -94,54 +96,70 @@ struct Component {
 
 impl Position {
     #[inline(always)]
-    fn start(file: Typed) -> Self {
+    fn start(file: Typed, zero: Zero) -> Self {
         // SAFETY: these are pointer fields of struct file, task_struct and nsproxy.
         let (dentry, vfsmount, namespace) = unsafe {
             (
                 file.pointer(offset!(file_dentry)),
                 file.pointer(offset!(file_mnt)),
-                current().pointer(offset!(task_nsproxy)).pointer(offset!(nsproxy_mnt_ns)).address(),
+                current()
+                    .pointer(offset!(task_nsproxy))
+                    .pointer(offset!(nsproxy_mnt_ns))
+                    .address(),
             )
         };
         // SAFETY: pointer fields of struct vfsmount and dentry.
         let (mount_root, sb) = unsafe {
-            (vfsmount.pointer(offset!(vfsmount_root)).address(), dentry.pointer(offset!(dentry_sb)).address())
+            (
+                vfsmount.pointer(offset!(vfsmount_root)).address(),
+                dentry.pointer(offset!(dentry_sb)).address(),
+            )
         };
         let magic = read::<u64>(sb + offset!(sb_magic) as u64).unwrap_or(0);
-        let proc_self =
-            if magic == PROC_SUPER_MAGIC { (bpf_get_current_pid_tgid() >> 32) as u32 } else { 0 };
+        let proc_self = if magic == PROC_SUPER_MAGIC {
+            (bpf_get_current_pid_tgid() >> 32) as u32
+        } else {
+            zero.plus32(0)
+        };
         Self {
             dentry: dentry.address(),
             mount: vfsmount.address() - offset!(mount_mnt) as u64,
             mount_root,
             namespace,
             proc_self,
-            status: WALKING,
-            len: 0,
-            fed_self: 0,
+            status: zero.plus32(WALKING),
+            len: zero.plus32(0),
+            fed_self: zero.plus32(0),
+            zero,
         }
     }
 
     #[inline(always)]
     fn end(&mut self, reason: Reason) -> Option<Component> {
-        self.status = reason as u32;
+        self.status = self.zero.plus32(reason as u32);
         None
     }
 
     /// Crosses mounts up from here, or takes the name of this dentry and
     /// moves to its parent. `None` without an end in `status`: a mount was
     /// crossed, go on.
+    ///
+    /// # Safety
+    /// `base` has room for `DENTRY_HEAD` bytes, aligned to 8.
     #[inline(always)]
-    fn advance(&mut self) -> Option<Component> {
+    unsafe fn advance<const PROC: bool>(&mut self, base: *mut u8) -> Option<Component> {
         if self.dentry == self.mount_root {
             return self.cross();
         }
         // One read for all fields of a dentry: each costs as much as all.
-        let mut head = [0u64; DENTRY_HEAD / 8];
-        let base = (&raw mut head).cast::<u8>();
-        // SAFETY: `head` has that size; the helper checks the address.
-        let failed =
-            unsafe { bpf_probe_read_kernel(base.cast::<c_void>(), DENTRY_HEAD as u32, self.dentry as *const c_void) };
+        // SAFETY: `base` has that room; the helper checks the address.
+        let failed = unsafe {
+            bpf_probe_read_kernel(
+                base.cast::<c_void>(),
+                DENTRY_HEAD as u32,
+                self.dentry as *const c_void,
+            )
+        };
         if failed != 0 {
             return self.end(Reason::ReadFailed);
         }
@@ -173,8 +191,13 @@ impl Position {
         if self.len > MAX_PATH as u32 {
             return self.end(Reason::TooLong);
         }
-        let is_self = self.proc_self != 0 && self.below_proc_root(parent) && self.is_own_number(name, len);
-        self.fed_self |= is_self as u32;
+        let is_self = PROC
+            && self.proc_self != 0
+            && self.below_proc_root(parent)
+            && self.is_own_number(name, len);
+        if is_self {
+            self.fed_self = self.zero.plus32(1);
+        }
         self.dentry = parent;
         Some(Component { name, len, is_self })
     }
@@ -195,18 +218,23 @@ impl Position {
         if parent == self.mount {
             let namespace = read::<u64>(self.mount + offset!(mount_ns) as u64);
             let at_root = namespace == Some(self.namespace) && self.namespace != 0;
-            return self.end(if at_root { Reason::Rule } else { Reason::Detached });
+            return self.end(if at_root {
+                Reason::Rule
+            } else {
+                Reason::Detached
+            });
         }
         let Some(mountpoint) = read::<u64>(self.mount + offset!(mount_mountpoint) as u64) else {
             return self.end(Reason::ReadFailed);
         };
-        let Some(root) = read::<u64>(parent + (offset!(mount_mnt) + offset!(vfsmount_root)) as u64) else {
+        let Some(root) = read::<u64>(parent + (offset!(mount_mnt) + offset!(vfsmount_root)) as u64)
+        else {
             return self.end(Reason::ReadFailed);
         };
         self.mount = parent;
         self.dentry = mountpoint;
         self.mount_root = root;
-        self.proc_self = 0;
+        self.proc_self = self.zero.plus32(0);
         None
     }
 
@@ -219,7 +247,9 @@ impl Position {
     /// Whether a name is the task's own process id in decimal.
     #[inline(always)]
     fn is_own_number(&self, name: u64, len: u32) -> bool {
-        let Some(digits) = read::<[u8; 8]>(name) else { return false };
+        let Some(digits) = read::<[u8; 8]>(name) else {
+            return false;
+        };
         let mut number = 0u32;
         // pid_max is at most 2^22: seven digits.
         if len > 7 {
@@ -244,8 +274,8 @@ impl Position {
 pub struct Judged {
     /// State of the DFA.
     pub state: u32,
-    /// [`Reason::Rule`] when the walk came to the root, else why it did not.
-    pub reason: Reason,
+    /// Number of [`Reason::Rule`] when the walk came to the root, else of why it did not.
+    pub reason: u32,
     /// Bytes of the path, leaf first, one separator a component.
     pub len: u32,
     /// `self` was fed.
@@ -258,12 +288,22 @@ struct JudgeWalk {
     table: ArenaTable,
     classes: u32,
     state: u32,
+    /// What is left of the name that is being fed.
+    name: u64,
+    name_left: u32,
 }
 
 /// Walks and judges.
 #[inline(always)]
-pub fn judge(file: Typed, table: ArenaTable, classes: u32, start: u32) -> Judged {
-    let mut walk = JudgeWalk { position: Position::start(file), table, classes, state: start };
+pub fn judge(file: Typed, table: ArenaTable, classes: u32, start: u32, zero: Zero) -> Judged {
+    let mut walk = JudgeWalk {
+        position: Position::start(file, zero),
+        table,
+        classes,
+        state: start,
+        name: zero.plus(0),
+        name_left: zero.plus32(0),
+    };
     // SAFETY: the callback takes exactly this context.
     unsafe {
         bpf_loop(
@@ -281,17 +321,13 @@ pub fn judge(file: Typed, table: ArenaTable, classes: u32, start: u32) -> Judged
     }
 }
 
-/// The walk's end as a [`Reason`]. One that never ended was too deep.
+/// The walk's end as the number of a [`Reason`]. One that never ended was too deep.
 #[inline(always)]
-fn ended(position: &Position) -> Reason {
-    match position.status {
-        s if s == Reason::Rule as u32 => Reason::Rule,
-        s if s == Reason::ReadFailed as u32 => Reason::ReadFailed,
-        s if s == Reason::TooLong as u32 => Reason::TooLong,
-        s if s == Reason::Detached as u32 => Reason::Detached,
-        s if s == Reason::Deleted as u32 => Reason::Deleted,
-        s if s == Reason::CaseFold as u32 => Reason::CaseFold,
-        _ => Reason::TooDeep,
+fn ended(position: &Position) -> u32 {
+    if position.status == WALKING {
+        position.zero.plus32(Reason::TooDeep as u32)
+    } else {
+        position.status
     }
 }
 
@@ -299,46 +335,93 @@ fn ended(position: &Position) -> Reason {
 extern "C" fn judge_component(_: u64, context: *mut c_void) -> u64 {
     // SAFETY: bpf_loop hands back the context of `judge`.
     let walk = unsafe { &mut *context.cast::<JudgeWalk>() };
-    let Some(component) = walk.position.advance() else {
+    let mut head = MaybeUninit::<[u64; DENTRY_HEAD / 8]>::uninit();
+    // SAFETY: `head` has that size.
+    let component = unsafe { walk.position.advance::<true>(head.as_mut_ptr().cast()) };
+    let Some(component) = component else {
         return (walk.position.status != WALKING) as u64;
     };
-    let mut name = [0u64; (MAX_NAME + 1) / 8];
-    let bytes = (&raw mut name).cast::<u8>();
-    let mut len = component.len & MAX_NAME as u32;
     if component.is_self {
-        // SAFETY: the first eight bytes of `name`.
-        unsafe { core::ptr::write_volatile(bytes.cast::<u64>(), u64::from_le_bytes(*b"self\0\0\0\0")) };
-        len = 4;
-    } else {
-        // SAFETY: at most MAX_NAME bytes into MAX_NAME + 1.
-        let failed =
-            unsafe { bpf_probe_read_kernel(bytes.cast::<c_void>(), len, component.name as *const c_void) };
-        if failed != 0 {
-            walk.position.status = Reason::ReadFailed as u32;
-            return 1;
+        let mut state = walk.state;
+        for byte in *b"self/" {
+            state = step(&walk.table, walk.classes, state, byte);
         }
+        walk.state = state;
+        return 0;
+    }
+    walk.name = component.name;
+    walk.name_left = component.len;
+    // SAFETY: the callback takes exactly this context.
+    unsafe {
+        bpf_loop(
+            (MAX_NAME as u32).div_ceil(CHUNK as u32),
+            judge_chunk as *mut c_void,
+            context,
+            0,
+        );
+    }
+    if walk.name_left != 0 {
+        walk.position.status = walk.position.zero.plus32(Reason::ReadFailed as u32);
+        return 1;
+    }
+    walk.state = step(&walk.table, walk.classes, walk.state, b'/');
+    0
+}
+
+/// Bytes of a name that are read at once.
+const CHUNK: usize = 64;
+
+/// Feeds the next bytes of a name, whole words at a time: what lies behind
+/// its end is zero, and byte 0 changes no state.
+#[inline(never)]
+extern "C" fn judge_chunk(_: u64, context: *mut c_void) -> u64 {
+    // SAFETY: `judge_component` hands its own context on.
+    let walk = unsafe { &mut *context.cast::<JudgeWalk>() };
+    let left = walk.name_left;
+    let zero_word = walk.position.zero;
+    let size = if left > CHUNK as u32 {
+        zero_word.plus32(CHUNK as u32)
+    } else {
+        left
+    };
+    let size = bounded::<{ 2 * CHUNK as i32 - 1 }>(size as u64) as u32;
+    if size > CHUNK as u32 {
+        return 1;
+    }
+    let mut chunk = MaybeUninit::<[u64; CHUNK / 8]>::uninit();
+    let words = chunk.as_mut_ptr().cast::<u64>();
+    // SAFETY: `chunk` has that many words.
+    let failed = unsafe {
+        zero::<{ CHUNK / 8 }>(words);
+        bpf_probe_read_kernel(words.cast::<c_void>(), size, walk.name as *const c_void)
+    };
+    if failed != 0 {
+        return 1;
     }
     let (table, classes) = (walk.table, walk.classes);
     let mut state = walk.state;
-    let mut i = 0;
-    while i < MAX_NAME {
-        if i as u32 >= len {
-            break;
+    let mut word = 0;
+    while word < CHUNK / 8 && 8 * (word as u32) < size {
+        // SAFETY: one of the chunk's words.
+        let mut bytes = unsafe { core::ptr::read_volatile(words.add(word)) };
+        let mut i = 0;
+        while i < 8 {
+            state = step(&table, classes, state, bytes as u8);
+            bytes >>= 8;
+            i += 1;
         }
-        // SAFETY: i < MAX_NAME.
-        let byte = unsafe { core::ptr::read_volatile(bytes.add(i)) };
-        state = step(&table, classes, state, byte);
-        i += 1;
+        word += 1;
     }
-    walk.state = step(&table, classes, state, b'/');
-    0
+    walk.state = state;
+    walk.name += CHUNK as u64;
+    walk.name_left = left - size;
+    (walk.name_left == 0) as u64
 }
 
 #[repr(C)]
 struct RecordWalk {
     position: Position,
     out: *mut u8,
-    room: u32,
     written: u32,
 }
 
@@ -346,54 +429,70 @@ struct RecordWalk {
 /// into `out`, which has `ROOM` bytes and `MAX_NAME + 1` of slack behind them.
 /// Returns the bytes written and whether the path is whole.
 #[inline(always)]
-pub fn record<const ROOM: usize>(file: Typed, out: *mut u8) -> (u32, bool) {
-    let mut walk =
-        RecordWalk { position: Position::start(file), out, room: ROOM as u32, written: 0 };
-    let callback = if ROOM > guard_common::event::SMALL_PATH { record_large } else { record_small };
+pub fn record<const ROOM: usize>(file: Typed, out: *mut u8, zero: Zero) -> (u32, bool) {
+    let mut walk = RecordWalk {
+        position: Position::start(file, zero),
+        out,
+        written: zero.plus32(0),
+    };
+    let callback = if ROOM > SMALL_PATH {
+        record_large
+    } else {
+        record_small
+    };
     // SAFETY: the callback takes exactly this context.
     unsafe {
-        bpf_loop(2 * MAX_COMPONENTS, callback as *mut c_void, (&raw mut walk).cast::<c_void>(), 0);
+        bpf_loop(
+            2 * MAX_COMPONENTS,
+            callback as *mut c_void,
+            (&raw mut walk).cast::<c_void>(),
+            0,
+        );
     }
     (walk.written, walk.position.status == Reason::Rule as u32)
 }
 
 #[inline(never)]
 extern "C" fn record_small(_: u64, context: *mut c_void) -> u64 {
-    record_component::<{ guard_common::event::SMALL_PATH }>(context)
+    record_component::<SMALL_PATH, { SMALL_PATH as i32 - 1 }>(context)
 }
 
 #[inline(never)]
 extern "C" fn record_large(_: u64, context: *mut c_void) -> u64 {
-    record_component::<MAX_PATH>(context)
+    record_component::<MAX_PATH, { MAX_PATH as i32 - 1 }>(context)
 }
 
 #[inline(always)]
-fn record_component<const ROOM: usize>(context: *mut c_void) -> u64 {
+fn record_component<const ROOM: usize, const MASK: i32>(context: *mut c_void) -> u64 {
     // SAFETY: bpf_loop hands back the context of `record`.
     let walk = unsafe { &mut *context.cast::<RecordWalk>() };
-    let Some(component) = walk.position.advance() else {
+    let mut head = MaybeUninit::<[u64; DENTRY_HEAD / 8]>::uninit();
+    // SAFETY: `head` has that size.
+    let component = unsafe { walk.position.advance::<false>(head.as_mut_ptr().cast()) };
+    let Some(component) = component else {
         return (walk.position.status != WALKING) as u64;
     };
-    let at = walk.written as usize;
-    let len = component.len & MAX_NAME as u32;
-    if at + len as usize >= ROOM {
-        walk.position.status = Reason::TooLong as u32;
+    let len = bounded::<{ MAX_NAME as i32 }>(component.len as u64);
+    let at = walk.written as u64;
+    if at + len >= ROOM as u64 {
+        walk.position.status = walk.position.zero.plus32(Reason::TooLong as u32);
         return 1;
     }
-    let at = at & (ROOM - 1);
+    let at = bounded::<MASK>(at);
     // SAFETY: below ROOM, with MAX_NAME + 1 bytes of slack behind it.
     let failed = unsafe {
-        bpf_probe_read_kernel(walk.out.add(at).cast::<c_void>(), len, component.name as *const c_void)
+        bpf_probe_read_kernel(
+            walk.out.add(at as usize).cast::<c_void>(),
+            len as u32,
+            component.name as *const c_void,
+        )
     };
     if failed != 0 {
-        walk.position.status = Reason::ReadFailed as u32;
+        walk.position.status = walk.position.zero.plus32(Reason::ReadFailed as u32);
         return 1;
     }
-    let slash = (at + len as usize) & (2 * ROOM - 1);
-    if slash < ROOM + MAX_NAME {
-        // SAFETY: inside the slack.
-        unsafe { core::ptr::write_volatile(walk.out.add(slash), b'/') };
-    }
-    walk.written = at as u32 + len + 1;
+    // SAFETY: `at` is below ROOM and `len` at most MAX_NAME: inside the slack.
+    unsafe { core::ptr::write_volatile(walk.out.add((at + len) as usize), b'/') };
+    walk.written = (at + len) as u32 + 1;
     0
 }

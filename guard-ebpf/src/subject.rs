@@ -3,6 +3,7 @@
 use aya_ebpf::helpers::{bpf_get_current_ancestor_cgroup_id, bpf_ktime_get_boot_ns};
 use guard_common::sandbox::{SANDBOX_AUDIT_ONLY, SandboxEntry, Slot, rule_sets_in_force};
 
+use crate::kernel::Zero;
 use crate::maps::{CONFIG, SANDBOXES, SLOTS};
 
 /// A task in a sandbox.
@@ -17,6 +18,8 @@ pub struct Subject {
     pub active: u64,
     /// Calls are marked, but the lease has run out.
     pub lease_expired: bool,
+    /// See [`Zero`].
+    pub zero: Zero,
 }
 
 /// What the running task is.
@@ -32,7 +35,9 @@ pub enum Who {
 /// Finds out. The budget for `Outside` is one array lookup and one helper.
 #[inline(always)]
 pub fn who() -> Who {
-    let Some(config) = CONFIG.get(0) else { return Who::Outside };
+    let Some(config) = CONFIG.get(0) else {
+        return Who::Outside;
+    };
     // SAFETY: plain helper calls; they return 0 above the root.
     let parent = unsafe { bpf_get_current_ancestor_cgroup_id(config.parent_level as i32) };
     if config.parent_cgroup == 0 || parent != config.parent_cgroup {
@@ -41,8 +46,12 @@ pub fn who() -> Who {
     // SAFETY: as above.
     let cgroup = unsafe { bpf_get_current_ancestor_cgroup_id(config.parent_level as i32 + 1) };
     // SAFETY: entries are replaced whole; a stale one stays readable under RCU.
-    let Some(entry) = (unsafe { SANDBOXES.get(&cgroup) }) else { return Who::Unknown };
-    let Some(slot) = SLOTS.get_value_ptr_mut(entry.slot, &0) else { return Who::Unknown };
+    let Some(entry) = (unsafe { SANDBOXES.get(&cgroup) }) else {
+        return Who::Unknown;
+    };
+    let Some(slot) = SLOTS.get_value_ptr_mut(entry.slot, &0) else {
+        return Who::Unknown;
+    };
     let slot = slot.cast_const();
     // SAFETY: the page stays mapped while the map is in SLOTS, and under RCU after that.
     let (active, in_flight, lease) = unsafe {
@@ -60,6 +69,7 @@ pub fn who() -> Who {
         cgroup,
         active: rule_sets_in_force(entry, active, in_flight, lease_ok),
         lease_expired: !lease_ok,
+        zero: Zero::from_equal(parent, config.parent_cgroup),
     })
 }
 

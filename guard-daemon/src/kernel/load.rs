@@ -199,7 +199,7 @@ fn refused(program: &str, kernel: &str, error: &ProgramError) -> KernelError {
             let tail = lines[lines.len().saturating_sub(12)..].join("\n");
             format!("{io_error}\n{tail}")
         }
-        other => other.to_string(),
+        other => super::error::chain(other),
     };
     KernelError::Program {
         program: program.into(),

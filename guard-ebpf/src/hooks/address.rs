@@ -34,7 +34,13 @@ pub fn halves(words: [u32; 4]) -> (u64, u64) {
 
 /// The payload for a destination.
 #[inline(always)]
-pub fn payload(family: u16, addr: (u64, u64), port: u16, socket_type: u16, protocol: u16) -> NetPayload {
+pub fn payload(
+    family: u16,
+    addr: (u64, u64),
+    port: u16,
+    socket_type: u16,
+    protocol: u16,
+) -> NetPayload {
     let mut bytes = [0u8; 16];
     let (hi, lo) = (addr.0.to_be_bytes(), addr.1.to_be_bytes());
     let mut i = 0;
@@ -43,7 +49,13 @@ pub fn payload(family: u16, addr: (u64, u64), port: u16, socket_type: u16, proto
         bytes[i + 8] = lo[i];
         i += 1;
     }
-    NetPayload { addr: bytes, port, family, socket_type, protocol }
+    NetPayload {
+        addr: bytes,
+        port,
+        family,
+        socket_type,
+        protocol,
+    }
 }
 
 #[repr(C)]
@@ -71,13 +83,19 @@ extern "C" fn scan_rule(index: u64, context: *mut c_void) -> u64 {
 
 /// Judges and reports a destination. True: refuse.
 #[inline(always)]
-pub fn judge_destination(subject: &Subject, op: Op, addr: (u64, u64), net: NetPayload, silent_allow: bool) -> bool {
+pub fn judge_destination(
+    subject: &Subject,
+    op: Op,
+    addr: (u64, u64),
+    net: NetPayload,
+    silent_allow: bool,
+) -> bool {
     let mut access = Access {
         kind: Kind::Network,
         op,
         bits: 0,
-        verdict: Verdict::Deny,
-        reason: Reason::Internal,
+        verdict: subject.zero.plus32(Verdict::Deny as u32),
+        reason: subject.zero.plus32(Reason::Internal as u32),
         masks: AccessMasks::default(),
         fed_self: false,
     };
@@ -92,14 +110,24 @@ pub fn judge_destination(subject: &Subject, op: Op, addr: (u64, u64), net: NetPa
         };
         // SAFETY: the callback takes exactly this context.
         unsafe {
-            bpf_loop(MAX_NET_RULES, scan_rule as *mut c_void, (&raw mut scan).cast::<c_void>(), 0);
+            bpf_loop(
+                MAX_NET_RULES,
+                scan_rule as *mut c_void,
+                (&raw mut scan).cast::<c_void>(),
+                0,
+            );
         }
         access.masks = scan.masks;
-        access.verdict = decide(scan.masks, subject.active);
-        access.reason =
-            if access.verdict == Verdict::Approve { Reason::ApprovalUnavailable } else { Reason::Rule };
+        let verdict = decide(scan.masks, subject.active);
+        let reason = if verdict == Verdict::Approve {
+            Reason::ApprovalUnavailable
+        } else {
+            Reason::Rule
+        };
+        access.verdict = subject.zero.plus32(verdict as u32);
+        access.reason = subject.zero.plus32(reason as u32);
     }
-    if silent_allow && access.verdict == Verdict::Allow {
+    if silent_allow && access.verdict == Verdict::Allow as u32 {
         return false;
     }
     conclude(subject, &access, &Payload::Net(net))
@@ -112,8 +140,8 @@ pub fn refuse_socket(subject: &Subject, op: Op, reason: Reason, net: NetPayload)
         kind: Kind::Network,
         op,
         bits: 0,
-        verdict: Verdict::Deny,
-        reason,
+        verdict: subject.zero.plus32(Verdict::Deny as u32),
+        reason: subject.zero.plus32(reason as u32),
         masks: AccessMasks::default(),
         fed_self: false,
     };

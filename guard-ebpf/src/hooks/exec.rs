@@ -32,7 +32,14 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
             if file.0.is_null() {
                 return REFUSED;
             }
-            let refuse = judge_file(&subject, file, Kind::Exec, Op::Exec, FileAccess::Exec.bit(), false);
+            let refuse = judge_file(
+                &subject,
+                file,
+                Kind::Exec,
+                Op::Exec,
+                FileAccess::Exec.bit(),
+                false,
+            );
             if refuse { REFUSED } else { 0 }
         }
     }
@@ -60,7 +67,14 @@ pub fn mmap_file(ctx: LsmContext) -> i32 {
         Who::Outside => 0,
         Who::Unknown => REFUSED,
         Who::Inside(subject) => {
-            let refuse = judge_file(&subject, file, Kind::Exec, Op::MapExec, FileAccess::Exec.bit(), false);
+            let refuse = judge_file(
+                &subject,
+                file,
+                Kind::Exec,
+                Op::MapExec,
+                FileAccess::Exec.bit(),
+                false,
+            );
             if refuse { REFUSED } else { 0 }
         }
     }

@@ -45,7 +45,11 @@ pub fn file_open(ctx: LsmContext) -> i32 {
             }
             // bprm_check_security reports the exec that this open is for.
             let silent_allow = kind as u8 == Kind::Exec as u8;
-            if judge_file(&subject, file, kind, op, bits, silent_allow) { REFUSED } else { 0 }
+            if judge_file(&subject, file, kind, op, bits, silent_allow) {
+                REFUSED
+            } else {
+                0
+            }
         }
     }
 }
@@ -70,6 +74,9 @@ fn asked(flags: u32) -> (Kind, Op, u8) {
 #[inline(always)]
 fn on_pipefs(file: Typed) -> bool {
     // SAFETY: pointer fields of struct file and dentry.
-    let sb = unsafe { file.pointer(offset!(file_dentry)).pointer(offset!(dentry_sb)) };
+    let sb = unsafe {
+        file.pointer(offset!(file_dentry))
+            .pointer(offset!(dentry_sb))
+    };
     read::<u64>(sb.address() + offset!(sb_magic) as u64) == Some(PIPEFS_MAGIC)
 }

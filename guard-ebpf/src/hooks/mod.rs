@@ -23,38 +23,49 @@ pub const REFUSED: i32 = -13;
 #[inline(always)]
 pub fn table(subject: &Subject) -> Option<ArenaTable> {
     let region = ARENA.get_ptr(subject.entry.region)?;
-    Some(ArenaTable { region: region.cast(), base: subject.entry.base })
+    Some(ArenaTable {
+        region: region.cast(),
+        base: subject.entry.base,
+    })
 }
 
 /// Judges one file for all kinds of access in `bits` and reports it. True: refuse.
 #[inline(always)]
-pub fn judge_file(subject: &Subject, file: Typed, kind: Kind, op: Op, bits: u8, silent_allow: bool) -> bool {
+pub fn judge_file(
+    subject: &Subject,
+    file: Typed,
+    kind: Kind,
+    op: Op,
+    bits: u8,
+    silent_allow: bool,
+) -> bool {
+    let zero = subject.zero;
     let mut access = Access {
         kind,
         op,
         bits,
-        verdict: Verdict::Deny,
-        reason: Reason::Internal,
+        verdict: zero.plus32(Verdict::Deny as u32),
+        reason: zero.plus32(Reason::Internal as u32),
         masks: AccessMasks::default(),
         fed_self: false,
     };
-    let mut len = 0;
+    let mut len = zero.plus32(0);
     if let Some(table) = table(subject) {
         let head = Head::read(&table);
-        let judged = judge(file, table, head.classes, head.start);
+        let judged = judge(file, table, head.classes, head.start, zero);
         len = judged.len;
         access.fed_self = judged.fed_self;
         access.reason = judged.reason;
-        if judged.reason as u8 == Reason::Rule as u8 {
+        if judged.reason == Reason::Rule as u32 {
             let (verdict, masks) = strictest(&table, &head, judged.state, bits, subject.active);
-            access.verdict = verdict;
+            access.verdict = zero.plus32(verdict as u32);
             access.masks = masks;
             if verdict == Verdict::Approve {
-                access.reason = Reason::ApprovalUnavailable;
+                access.reason = zero.plus32(Reason::ApprovalUnavailable as u32);
             }
         }
     }
-    if silent_allow && access.verdict == Verdict::Allow {
+    if silent_allow && access.verdict == Verdict::Allow as u32 {
         return false;
     }
     conclude(subject, &access, &Payload::File(file, len))
@@ -74,14 +85,25 @@ impl Head {
     #[inline(always)]
     fn read(table: &ArenaTable) -> Self {
         use guard_common::matcher::Table;
-        Self { classes: table.u32(16), start: table.u32(20), state_output: table.u32(24), outputs: table.u32(28) }
+        Self {
+            classes: table.u32(16),
+            start: table.u32(20),
+            state_output: table.u32(24),
+            outputs: table.u32(28),
+        }
     }
 }
 
 /// The strictest verdict over the kinds of access that are asked for, and the
 /// masks that led to it. Asking for nothing is asking to read.
 #[inline(always)]
-fn strictest(table: &ArenaTable, head: &Head, state: u32, bits: u8, active: u64) -> (Verdict, AccessMasks) {
+fn strictest(
+    table: &ArenaTable,
+    head: &Head,
+    state: u32,
+    bits: u8,
+    active: u64,
+) -> (Verdict, AccessMasks) {
     let mut worst = Verdict::Allow;
     let mut deciding = AccessMasks::default();
     let mut any = false;
@@ -103,5 +125,9 @@ fn strictest(table: &ArenaTable, head: &Head, state: u32, bits: u8, active: u64)
     if bits & FileAccess::Exec.bit() != 0 {
         judge_one(FileAccess::Exec);
     }
-    if any { (worst, deciding) } else { (Verdict::Deny, deciding) }
+    if any {
+        (worst, deciding)
+    } else {
+        (Verdict::Deny, deciding)
+    }
 }

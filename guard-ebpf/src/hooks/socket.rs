@@ -49,8 +49,18 @@ pub fn socket_create(ctx: LsmContext) -> i32 {
             if may_create(&subject, family, socket_type, protocol) {
                 return 0;
             }
-            let net = payload(family as u16, (0, 0), 0, socket_type as u16, protocol as u16);
-            if refuse_socket(&subject, Op::Socket, Reason::SocketFamily, net) { REFUSED } else { 0 }
+            let net = payload(
+                family as u16,
+                (0, 0),
+                0,
+                socket_type as u16,
+                protocol as u16,
+            );
+            if refuse_socket(&subject, Op::Socket, Reason::SocketFamily, net) {
+                REFUSED
+            } else {
+                0
+            }
         }
     }
 }
@@ -90,7 +100,11 @@ pub fn socket_connect(ctx: LsmContext) -> i32 {
             let address = Typed(ctx.arg::<*const c_void>(1)).address();
             // SAFETY: a 16-bit field of struct socket.
             let socket_type = unsafe { socket.u16(offset!(socket_type)) };
-            if connect(&subject, address, socket_type) { REFUSED } else { 0 }
+            if connect(&subject, address, socket_type) {
+                REFUSED
+            } else {
+                0
+            }
         }
     }
 }
@@ -99,7 +113,12 @@ pub fn socket_connect(ctx: LsmContext) -> i32 {
 #[inline(always)]
 fn connect(subject: &Subject, address: u64, socket_type: u16) -> bool {
     let Some(family) = read::<u16>(address) else {
-        return refuse_socket(subject, Op::Connect, Reason::ReadFailed, NetPayload::default());
+        return refuse_socket(
+            subject,
+            Op::Connect,
+            Reason::ReadFailed,
+            NetPayload::default(),
+        );
     };
     // AF_UNSPEC dissolves an association; AF_NETLINK sockets are ROUTE only.
     if family == AF_UNSPEC || family == AF_NETLINK {
@@ -108,15 +127,33 @@ fn connect(subject: &Subject, address: u64, socket_type: u16) -> bool {
     let (addr, port) = if family == AF_INET {
         match (read::<u32>(address + 4), read::<u16>(address + 2)) {
             (Some(ip), Some(port)) => (mapped(ip), port),
-            _ => return refuse_socket(subject, Op::Connect, Reason::ReadFailed, NetPayload::default()),
+            _ => {
+                return refuse_socket(
+                    subject,
+                    Op::Connect,
+                    Reason::ReadFailed,
+                    NetPayload::default(),
+                );
+            }
         }
     } else if family == AF_INET6 {
         match (read::<[u32; 4]>(address + 8), read::<u16>(address + 2)) {
             (Some(words), Some(port)) => (halves(words), port),
-            _ => return refuse_socket(subject, Op::Connect, Reason::ReadFailed, NetPayload::default()),
+            _ => {
+                return refuse_socket(
+                    subject,
+                    Op::Connect,
+                    Reason::ReadFailed,
+                    NetPayload::default(),
+                );
+            }
         }
     } else {
-        let reason = if family == AF_UNIX { Reason::Rule } else { Reason::AddressForm };
+        let reason = if family == AF_UNIX {
+            Reason::Rule
+        } else {
+            Reason::AddressForm
+        };
         let net = payload(family, (0, 0), 0, socket_type, 0);
         return refuse_socket(subject, Op::Connect, reason, net);
     };
@@ -131,7 +168,13 @@ fn sock_addr(op: Op, family: u16, socket_type: u32, addr: (u64, u64), port: u32)
         Who::Outside => 1,
         Who::Unknown => 0,
         Who::Inside(subject) => {
-            let net = payload(family, addr, u16::from_be(port as u16), socket_type as u16, 0);
+            let net = payload(
+                family,
+                addr,
+                u16::from_be(port as u16),
+                socket_type as u16,
+                0,
+            );
             // lsm/socket_connect has reported an allowed connect already.
             let silent_allow = op as u8 == Op::Connect as u8;
             !judge_destination(&subject, op, addr, net, silent_allow) as i32

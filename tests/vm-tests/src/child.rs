@@ -17,10 +17,18 @@ pub struct Child {
 pub fn spawn(cgroup: BorrowedFd<'_>, uid: Option<u32>, work: impl FnOnce() -> Vec<i32>) -> Child {
     let mut ends = [0; 2];
     // SAFETY: an array of two descriptors, as pipe(2) wants.
-    assert_eq!(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }, 0, "pipe");
+    assert_eq!(
+        unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) },
+        0,
+        "pipe"
+    );
     // SAFETY: both were just made and belong to nobody else.
-    let (read, mut write) =
-        unsafe { (std::fs::File::from_raw_fd(ends[0]), std::fs::File::from_raw_fd(ends[1])) };
+    let (read, mut write) = unsafe {
+        (
+            std::fs::File::from_raw_fd(ends[0]),
+            std::fs::File::from_raw_fd(ends[1]),
+        )
+    };
     // SAFETY: all zero is a valid clone_args.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = CLONE_INTO_CGROUP;
@@ -28,14 +36,22 @@ pub fn spawn(cgroup: BorrowedFd<'_>, uid: Option<u32>, work: impl FnOnce() -> Ve
     args.cgroup = cgroup.as_raw_fd() as u64;
     // SAFETY: without CLONE_VM this is fork; this program has one thread, so
     // that the child may run anything.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw mut args,
+            size_of::<libc::clone_args>(),
+        )
+    };
     assert!(pid >= 0, "clone3: {}", std::io::Error::last_os_error());
     if pid == 0 {
         drop(read);
         if let Some(uid) = uid {
             // SAFETY: plain system calls in a single-threaded child.
             let ok = unsafe {
-                libc::setgroups(0, std::ptr::null()) == 0 && libc::setgid(uid) == 0 && libc::setuid(uid) == 0
+                libc::setgroups(0, std::ptr::null()) == 0
+                    && libc::setgid(uid) == 0
+                    && libc::setuid(uid) == 0
             };
             assert!(ok, "setuid");
         }
@@ -45,25 +61,37 @@ pub fn spawn(cgroup: BorrowedFd<'_>, uid: Option<u32>, work: impl FnOnce() -> Ve
         // SAFETY: ends the child without running the parent's destructors.
         unsafe { libc::_exit(if sent { 0 } else { 1 }) }
     }
-    Child { pid: pid as i32, results: read }
+    Child {
+        pid: pid as i32,
+        results: read,
+    }
 }
 
 impl Child {
     /// Waits for the end and returns what the work returned.
     pub fn results(mut self) -> Vec<i32> {
         let mut bytes = Vec::new();
-        self.results.read_to_end(&mut bytes).expect("read from the child");
+        self.results
+            .read_to_end(&mut bytes)
+            .expect("read from the child");
         let mut status = 0;
         // SAFETY: waits for the child that `spawn` made.
         unsafe { libc::waitpid(self.pid, &raw mut status, 0) };
         assert_eq!(status, 0, "the child failed: wait status {status:#x}");
-        bytes.chunks_exact(4).map(|c| i32::from_ne_bytes([c[0], c[1], c[2], c[3]])).collect()
+        bytes
+            .chunks_exact(4)
+            .map(|c| i32::from_ne_bytes([c[0], c[1], c[2], c[3]]))
+            .collect()
     }
 }
 
 /// The error number of a call that returns -1 on failure, else 0.
 pub fn errno(result: i64) -> i32 {
-    if result >= 0 { 0 } else { std::io::Error::last_os_error().raw_os_error().unwrap_or(-1) }
+    if result >= 0 {
+        0
+    } else {
+        std::io::Error::last_os_error().raw_os_error().unwrap_or(-1)
+    }
 }
 
 /// Opens a file and says which error it met.

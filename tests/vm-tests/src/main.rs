@@ -10,8 +10,11 @@
     reason = "test code: a panic fails the test it is in"
 )]
 
+#[allow(unreachable_pub)]
 mod child;
+#[allow(unreachable_pub)]
 mod hooks;
+#[allow(unreachable_pub)]
 mod sandbox;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -39,7 +42,10 @@ fn main() -> ExitCode {
         }
     };
     for cost in kernel.costs() {
-        println!("{:24} {:>8} instructions verified, {:?}", cost.name, cost.verified, cost.time);
+        println!(
+            "{:24} {:>8} instructions verified, {:?}",
+            cost.name, cost.verified, cost.time
+        );
     }
     let (mut passed, mut failed) = (1, 0);
     for (name, test) in tests() {
@@ -51,5 +57,9 @@ fn main() -> ExitCode {
         if ok { passed += 1 } else { failed += 1 }
     }
     println!("{passed} passed, {failed} failed");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

@@ -40,7 +40,13 @@ pub fn parent(kernel: &mut Kernel) -> &'static Path {
 
 impl Sandbox {
     /// Registers a sandbox under a compiled table.
-    pub fn new(kernel: &mut Kernel, table: &[u8], background: u64, valid_sets: u64, flags: u32) -> Self {
+    pub fn new(
+        kernel: &mut Kernel,
+        table: &[u8],
+        background: u64,
+        valid_sets: u64,
+        flags: u32,
+    ) -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = parent(kernel).join(format!("test-{number}"));
         std::fs::create_dir_all(&dir).expect("make a cgroup");
@@ -60,7 +66,14 @@ impl Sandbox {
             reserved: 0,
         };
         kernel.register(cgroup, entry).expect("register");
-        Self { dir, cgroup, entry, table, slot, page }
+        Self {
+            dir,
+            cgroup,
+            entry,
+            table,
+            slot,
+            page,
+        }
     }
 
     /// Runs `work` in a child inside and returns what it returned.
