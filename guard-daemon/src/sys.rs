@@ -1,5 +1,6 @@
 //! The unsafe of this crate: system calls that no well-kept crate wraps safely.
 
+pub mod bpf_map;
 pub mod bpf_probe;
 pub mod caps;
 pub mod child;

@@ -123,16 +123,29 @@ impl Zero {
         Self(out)
     }
 
-    /// `value`, unknown to the verifier.
+    /// The zero that was handed to a function as a number.
     #[inline(always)]
-    pub fn plus(self, value: u64) -> u64 {
-        self.0.wrapping_add(value)
+    pub fn again(zero: u64) -> Self {
+        Self(zero)
     }
 
-    /// `value`, unknown to the verifier.
+    /// `value`, unknown to the verifier. Exclusive or, since an addition
+    /// would link the result to this register: kernels from 6.11 on would
+    /// take what they learn of one for the other.
+    #[inline(always)]
+    pub fn plus(self, value: u64) -> u64 {
+        let mut out = self.0;
+        // SAFETY: one arithmetic instruction on registers.
+        unsafe {
+            core::arch::asm!("{0} ^= {1}", inout(reg) out, in(reg) value, options(pure, nomem, nostack));
+        }
+        out
+    }
+
+    /// As [`Self::plus`].
     #[inline(always)]
     pub fn plus32(self, value: u32) -> u32 {
-        (self.0 as u32).wrapping_add(value)
+        self.plus(value as u64) as u32
     }
 }
 

@@ -16,6 +16,7 @@ use guard_common::matcher::{Table, step};
 use guard_common::offsets::DENTRY_HEAD;
 
 use crate::kernel::{Typed, Zero, bounded, current, offset, read, zero};
+use crate::subject::Subject;
 
 /// `DCACHE_OP_HASH` (include/linux/dcache.h): the filesystem hashes names its
 /// own way, which is how case-folding directories do it.
@@ -73,8 +74,8 @@ struct Position {
     mount: u64,
     mount_root: u64,
     namespace: u64,
-    /// 0, or the task's process id when the file is on procfs.
-    proc_self: u32,
+    /// 0, or the task's process id in decimal when the file is on procfs.
+    own_name: u64,
     /// [`Reason`] of the end, or [`WALKING`].
     status: u32,
     /// Bytes fed so far, separators included.
@@ -116,17 +117,17 @@ impl Position {
             )
         };
         let magic = read::<u64>(sb + offset!(sb_magic) as u64).unwrap_or(0);
-        let proc_self = if magic == PROC_SUPER_MAGIC {
-            (bpf_get_current_pid_tgid() >> 32) as u32
+        let own_name = if magic == PROC_SUPER_MAGIC {
+            zero.plus(own_name())
         } else {
-            zero.plus32(0)
+            zero.plus(0)
         };
         Self {
             dentry: dentry.address(),
             mount: vfsmount.address() - offset!(mount_mnt) as u64,
             mount_root,
             namespace,
-            proc_self,
+            own_name,
             status: zero.plus32(WALKING),
             len: zero.plus32(0),
             fed_self: zero.plus32(0),
@@ -191,10 +192,7 @@ impl Position {
         if self.len > MAX_PATH as u32 {
             return self.end(Reason::TooLong);
         }
-        let is_self = PROC
-            && self.proc_self != 0
-            && self.below_proc_root(parent)
-            && self.is_own_number(name, len);
+        let is_self = PROC && self.own_name != 0 && self.is_own_name(name, len, parent);
         if is_self {
             self.fed_self = self.zero.plus32(1);
         }
@@ -234,43 +232,41 @@ impl Position {
         self.mount = parent;
         self.dentry = mountpoint;
         self.mount_root = root;
-        self.proc_self = self.zero.plus32(0);
+        self.own_name = self.zero.plus(0);
         None
     }
 
-    /// Whether a dentry is the root of the filesystem that the walk is in.
+    /// Whether a name is the task's own process id, right below the root of procfs.
     #[inline(always)]
-    fn below_proc_root(&self, dentry: u64) -> bool {
-        read::<u64>(dentry + offset!(dentry_parent) as u64) == Some(dentry)
-    }
-
-    /// Whether a name is the task's own process id in decimal.
-    #[inline(always)]
-    fn is_own_number(&self, name: u64, len: u32) -> bool {
-        let Some(digits) = read::<[u8; 8]>(name) else {
-            return false;
-        };
-        let mut number = 0u32;
-        // pid_max is at most 2^22: seven digits.
-        if len > 7 {
-            return false;
-        }
-        let mut i = 0;
-        while i < 7 {
-            if i < len as usize {
-                let digit = digits[i].wrapping_sub(b'0');
-                if digit > 9 {
-                    return false;
-                }
-                number = number * 10 + digit as u32;
-            }
-            i += 1;
-        }
-        number == self.proc_self
+    fn is_own_name(&self, name: u64, len: u32, parent: u64) -> bool {
+        // pid_max is at most 2^22: seven digits. Without a loop: the verifier
+        // would walk every number of digits at every component.
+        let unused = (64 - 8 * len) & 63;
+        len <= 7
+            && read::<u64>(name).is_some_and(|word| (word << unused) >> unused == self.own_name)
+            && read::<u64>(parent + offset!(dentry_parent) as u64) == Some(parent)
     }
 }
 
+/// The task's process id in decimal, first digit in the lowest byte.
+#[inline(never)]
+extern "C" fn own_name() -> u64 {
+    let mut rest = bpf_get_current_pid_tgid() >> 32;
+    let mut word = 0;
+    let mut i = 0;
+    while i < 7 {
+        word = word << 8 | (u64::from(b'0') + rest % 10);
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+        i += 1;
+    }
+    word
+}
+
 /// Where a judged path ended.
+#[repr(C)]
 pub struct Judged {
     /// State of the DFA.
     pub state: u32,
@@ -278,8 +274,8 @@ pub struct Judged {
     pub reason: u32,
     /// Bytes of the path, leaf first, one separator a component.
     pub len: u32,
-    /// `self` was fed.
-    pub fed_self: bool,
+    /// 1 when `self` was fed.
+    pub fed_self: u32,
 }
 
 #[repr(C)]
@@ -290,19 +286,26 @@ struct JudgeWalk {
     state: u32,
     /// What is left of the name that is being fed.
     name: u64,
-    name_left: u32,
+    name_left: u64,
 }
 
-/// Walks and judges.
-#[inline(always)]
-pub fn judge(file: Typed, table: ArenaTable, classes: u32, start: u32, zero: Zero) -> Judged {
+/// Walks and judges. A function of its own, since the stack of one frame is
+/// too small for the walk and the event.
+#[inline(never)]
+pub extern "C" fn judge(file: *const c_void, subject: *const Subject, out: *mut Judged) -> u64 {
+    // SAFETY: both are on the caller's stack.
+    let (subject, out) = unsafe { (&*subject, &mut *out) };
+    let zero = subject.zero;
+    let Some(table) = crate::hooks::table(subject) else {
+        return 1;
+    };
     let mut walk = JudgeWalk {
-        position: Position::start(file, zero),
+        position: Position::start(Typed(file), zero),
         table,
-        classes,
-        state: start,
+        classes: table.u32(16),
+        state: table.u32(20),
         name: zero.plus(0),
-        name_left: zero.plus32(0),
+        name_left: zero.plus(0),
     };
     // SAFETY: the callback takes exactly this context.
     unsafe {
@@ -313,12 +316,11 @@ pub fn judge(file: Typed, table: ArenaTable, classes: u32, start: u32, zero: Zer
             0,
         );
     }
-    Judged {
-        state: walk.state,
-        reason: ended(&walk.position),
-        len: walk.position.len,
-        fed_self: walk.position.fed_self != 0,
-    }
+    out.state = walk.state;
+    out.reason = ended(&walk.position);
+    out.len = walk.position.len;
+    out.fed_self = walk.position.fed_self;
+    0
 }
 
 /// The walk's end as the number of a [`Reason`]. One that never ended was too deep.
@@ -350,7 +352,7 @@ extern "C" fn judge_component(_: u64, context: *mut c_void) -> u64 {
         return 0;
     }
     walk.name = component.name;
-    walk.name_left = component.len;
+    walk.name_left = component.len as u64;
     // SAFETY: the callback takes exactly this context.
     unsafe {
         bpf_loop(
@@ -368,8 +370,8 @@ extern "C" fn judge_component(_: u64, context: *mut c_void) -> u64 {
     0
 }
 
-/// Bytes of a name that are read at once.
-const CHUNK: usize = 64;
+/// Bytes of a name that are read and fed at once: mostly all.
+const CHUNK: usize = 16;
 
 /// Feeds the next bytes of a name, whole words at a time: what lies behind
 /// its end is zero, and byte 0 changes no state.
@@ -378,22 +380,21 @@ extern "C" fn judge_chunk(_: u64, context: *mut c_void) -> u64 {
     // SAFETY: `judge_component` hands its own context on.
     let walk = unsafe { &mut *context.cast::<JudgeWalk>() };
     let left = walk.name_left;
-    let zero_word = walk.position.zero;
-    let size = if left > CHUNK as u32 {
-        zero_word.plus32(CHUNK as u32)
-    } else {
-        left
-    };
-    let size = bounded::<{ 2 * CHUNK as i32 - 1 }>(size as u64) as u32;
-    if size > CHUNK as u32 {
-        return 1;
-    }
     let mut chunk = MaybeUninit::<[u64; CHUNK / 8]>::uninit();
     let words = chunk.as_mut_ptr().cast::<u64>();
-    // SAFETY: `chunk` has that many words.
+    // SAFETY: `chunk` has that many words; a size below CHUNK fits.
     let failed = unsafe {
-        zero::<{ CHUNK / 8 }>(words);
-        bpf_probe_read_kernel(words.cast::<c_void>(), size, walk.name as *const c_void)
+        if left >= CHUNK as u64 {
+            bpf_probe_read_kernel(
+                words.cast::<c_void>(),
+                CHUNK as u32,
+                walk.name as *const c_void,
+            )
+        } else {
+            zero::<{ CHUNK / 8 }>(words);
+            let size = bounded::<{ CHUNK as i32 - 1 }>(left) as u32;
+            bpf_probe_read_kernel(words.cast::<c_void>(), size, walk.name as *const c_void)
+        }
     };
     if failed != 0 {
         return 1;
@@ -401,7 +402,8 @@ extern "C" fn judge_chunk(_: u64, context: *mut c_void) -> u64 {
     let (table, classes) = (walk.table, walk.classes);
     let mut state = walk.state;
     let mut word = 0;
-    while word < CHUNK / 8 && 8 * (word as u32) < size {
+    // All of the chunk, without a way out: each would be one more path to verify.
+    while word < CHUNK / 8 {
         // SAFETY: one of the chunk's words.
         let mut bytes = unsafe { core::ptr::read_volatile(words.add(word)) };
         let mut i = 0;
@@ -414,8 +416,12 @@ extern "C" fn judge_chunk(_: u64, context: *mut c_void) -> u64 {
     }
     walk.state = state;
     walk.name += CHUNK as u64;
-    walk.name_left = left - size;
-    (walk.name_left == 0) as u64
+    walk.name_left = if left > CHUNK as u64 {
+        left - CHUNK as u64
+    } else {
+        walk.position.zero.plus(0)
+    };
+    (left <= CHUNK as u64) as u64
 }
 
 #[repr(C)]
@@ -427,18 +433,19 @@ struct RecordWalk {
 
 /// Walks once more and writes the names, leaf first, each followed by `/`,
 /// into `out`, which has `ROOM` bytes and `MAX_NAME + 1` of slack behind them.
-/// Returns the bytes written and whether the path is whole.
+/// Returns the bytes written, and [`WHOLE`] if that is the whole path.
 #[inline(always)]
-pub fn record<const ROOM: usize>(file: Typed, out: *mut u8, zero: Zero) -> (u32, bool) {
+fn record<const ROOM: usize>(file: *const c_void, out: *mut u8, zero: u64) -> u64 {
+    let zero = Zero::again(zero);
     let mut walk = RecordWalk {
-        position: Position::start(file, zero),
+        position: Position::start(Typed(file), zero),
         out,
         written: zero.plus32(0),
     };
     let callback = if ROOM > SMALL_PATH {
-        record_large
+        record_large_component
     } else {
-        record_small
+        record_small_component
     };
     // SAFETY: the callback takes exactly this context.
     unsafe {
@@ -449,16 +456,36 @@ pub fn record<const ROOM: usize>(file: Typed, out: *mut u8, zero: Zero) -> (u32,
             0,
         );
     }
-    (walk.written, walk.position.status == Reason::Rule as u32)
+    let whole = if walk.position.status == Reason::Rule as u32 {
+        WHOLE
+    } else {
+        0
+    };
+    walk.written as u64 | whole
+}
+
+/// In the result of [`record_small`] and [`record_large`]: nothing is missing.
+pub const WHOLE: u64 = 1 << 32;
+
+/// Records a path into a [`guard_common::event::SmallEvent`].
+#[inline(never)]
+pub extern "C" fn record_small(file: *const c_void, out: *mut u8, zero: u64) -> u64 {
+    record::<SMALL_PATH>(file, out, zero)
+}
+
+/// Records a path into a [`guard_common::event::LargeEvent`].
+#[inline(never)]
+pub extern "C" fn record_large(file: *const c_void, out: *mut u8, zero: u64) -> u64 {
+    record::<MAX_PATH>(file, out, zero)
 }
 
 #[inline(never)]
-extern "C" fn record_small(_: u64, context: *mut c_void) -> u64 {
+extern "C" fn record_small_component(_: u64, context: *mut c_void) -> u64 {
     record_component::<SMALL_PATH, { SMALL_PATH as i32 - 1 }>(context)
 }
 
 #[inline(never)]
-extern "C" fn record_large(_: u64, context: *mut c_void) -> u64 {
+extern "C" fn record_large_component(_: u64, context: *mut c_void) -> u64 {
     record_component::<MAX_PATH, { MAX_PATH as i32 - 1 }>(context)
 }
 

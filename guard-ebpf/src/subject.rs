@@ -1,5 +1,7 @@
 //! Who acts: from the running task to its sandbox and the rule sets in force.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::helpers::{bpf_get_current_ancestor_cgroup_id, bpf_ktime_get_boot_ns};
 use guard_common::sandbox::{SANDBOX_AUDIT_ONLY, SandboxEntry, Slot, rule_sets_in_force};
 
@@ -16,25 +18,27 @@ pub struct Subject {
     pub cgroup: u64,
     /// Rule sets in force.
     pub active: u64,
-    /// Calls are marked, but the lease has run out.
-    pub lease_expired: bool,
+    /// 1 when calls are marked, but the lease has run out.
+    pub lease_expired: u32,
     /// See [`Zero`].
     pub zero: Zero,
 }
 
 /// What the running task is.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Who {
     /// In no sandbox: nothing of guard's concerns it.
     Outside,
     /// Below the parent cgroup, but in no sandbox that is registered.
     Unknown,
     /// In a sandbox.
-    Inside(Subject),
+    Inside,
 }
 
-/// Finds out. The budget for `Outside` is one array lookup and one helper.
+/// Finds out, and fills `out` for a task that is inside: in place, since the
+/// stack has no room for a second one. The budget for `Outside` is one array lookup and one helper.
 #[inline(always)]
-pub fn who() -> Who {
+pub fn who(out: &mut MaybeUninit<Subject>) -> Who {
     let Some(config) = CONFIG.get(0) else {
         return Who::Outside;
     };
@@ -63,14 +67,16 @@ pub fn who() -> Who {
     };
     // SAFETY: plain helper call. The clock is read only while a call is in flight.
     let lease_ok = in_flight == 0 || unsafe { bpf_ktime_get_boot_ns() } <= lease;
-    Who::Inside(Subject {
+    let zero = Zero::from_equal(parent, config.parent_cgroup);
+    out.write(Subject {
         entry,
         slot,
         cgroup,
         active: rule_sets_in_force(entry, active, in_flight, lease_ok),
-        lease_expired: !lease_ok,
-        zero: Zero::from_equal(parent, config.parent_cgroup),
-    })
+        lease_expired: zero.plus32(!lease_ok as u32),
+        zero,
+    });
+    Who::Inside
 }
 
 impl Subject {

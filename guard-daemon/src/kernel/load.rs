@@ -116,15 +116,18 @@ fn load(dir: &Path) -> Result<Loaded, KernelError> {
         map: "BTF",
         reason: e.to_string(),
     })?;
+    for sub in ["maps", "links", "programs"] {
+        make_dir(&dir.join(sub))?;
+    }
+    let slots = dir.join("maps/SLOTS");
+    super::slots::create(&slots)?;
     let mut ebpf = EbpfLoader::new()
         .btf(Some(&btf))
         .verifier_log_level(VerifierLogLevel::STATS)
         .override_global("OFFSETS", &offsets, true)
+        .map_pin_path("SLOTS", &slots)
         .load(OBJECT)
         .map_err(|e| KernelError::Load(Box::new(e)))?;
-    for sub in ["maps", "links", "programs"] {
-        make_dir(&dir.join(sub))?;
-    }
     let mut maps = BTreeMap::new();
     for name in MAPS {
         let map = ebpf.take_map(name).ok_or(KernelError::Map {
@@ -132,7 +135,9 @@ fn load(dir: &Path) -> Result<Loaded, KernelError> {
             reason: "not in the object".into(),
         })?;
         let path = dir.join("maps").join(name);
-        map.pin(&path).map_err(KernelError::pin("pin", &path))?;
+        if path != slots {
+            map.pin(&path).map_err(KernelError::pin("pin", &path))?;
+        }
         maps.insert(*name, map);
     }
     let mut costs = Vec::new();

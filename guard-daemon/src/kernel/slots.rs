@@ -38,6 +38,15 @@ pub(super) struct Slots {
     in_use: BTreeSet<u32>,
 }
 
+/// Makes the map of slots and pins it, for the loader to find: the template
+/// must be made as the pages are.
+pub(super) fn create(path: &std::path::Path) -> Result<(), KernelError> {
+    let map = crate::sys::bpf_map::array_of_arrays(MAX_SANDBOXES, SLOT_SIZE as u32, MMAPABLE)
+        .map_err(KernelError::io("make the map of slots"))?;
+    let map = MapData::from_fd(map).map_err(KernelError::map("SLOTS"))?;
+    map.pin(path).map_err(KernelError::pin("pin", path))
+}
+
 impl Slots {
     pub(super) fn new(data: MapData, adopted: bool) -> Result<Self, KernelError> {
         let copy = data

@@ -10,7 +10,7 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::bpf_loop;
 
 use super::table;
-use crate::emit::{Access, Payload, conclude};
+use crate::emit::{Access, conclude};
 use crate::path::ArenaTable;
 use crate::subject::Subject;
 
@@ -90,15 +90,7 @@ pub fn judge_destination(
     net: NetPayload,
     silent_allow: bool,
 ) -> bool {
-    let mut access = Access {
-        kind: Kind::Network,
-        op,
-        bits: 0,
-        verdict: subject.zero.plus32(Verdict::Deny as u32),
-        reason: subject.zero.plus32(Reason::Internal as u32),
-        masks: AccessMasks::default(),
-        fed_self: false,
-    };
+    let mut access = Access::unjudged(subject.zero, Kind::Network, op, subject.zero.plus32(0));
     if let Some(table) = table(subject) {
         let mut scan = Scan {
             table,
@@ -130,20 +122,13 @@ pub fn judge_destination(
     if silent_allow && access.verdict == Verdict::Allow as u32 {
         return false;
     }
-    conclude(subject, &access, &Payload::Net(net))
+    conclude(subject, &access, &net)
 }
 
 /// Reports what no rule can grant. True: refuse.
 #[inline(always)]
 pub fn refuse_socket(subject: &Subject, op: Op, reason: Reason, net: NetPayload) -> bool {
-    let access = Access {
-        kind: Kind::Network,
-        op,
-        bits: 0,
-        verdict: subject.zero.plus32(Verdict::Deny as u32),
-        reason: subject.zero.plus32(reason as u32),
-        masks: AccessMasks::default(),
-        fed_self: false,
-    };
-    conclude(subject, &access, &Payload::Net(net))
+    let mut access = Access::unjudged(subject.zero, Kind::Network, op, subject.zero.plus32(0));
+    access.reason = subject.zero.plus32(reason as u32);
+    conclude(subject, &access, &net)
 }

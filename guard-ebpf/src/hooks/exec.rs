@@ -1,6 +1,7 @@
 //! Executing programs and mapping code.
 
 use core::ffi::c_void;
+use core::mem::MaybeUninit;
 
 use aya_ebpf::macros::lsm;
 use aya_ebpf::programs::LsmContext;
@@ -8,6 +9,7 @@ use guard_common::event::{Kind, Op};
 use guard_common::table::FileAccess;
 
 use super::{REFUSED, judge_file};
+use crate::emit::Access;
 use crate::kernel::{Typed, offset};
 use crate::subject::{Who, who};
 
@@ -22,24 +24,23 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
     if earlier != 0 {
         return earlier;
     }
-    match who() {
+    let mut subject = MaybeUninit::uninit();
+    match who(&mut subject) {
         Who::Outside => 0,
         Who::Unknown => REFUSED,
-        Who::Inside(subject) => {
+        Who::Inside => {
+            // SAFETY: filled for a task that is inside.
+            let subject = unsafe { subject.assume_init_ref() };
             let bprm = Typed(ctx.arg::<*const c_void>(0));
             // SAFETY: a pointer field of struct linux_binprm.
             let file = unsafe { bprm.pointer(offset!(binprm_file)) };
             if file.0.is_null() {
                 return REFUSED;
             }
-            let refuse = judge_file(
-                &subject,
-                file,
-                Kind::Exec,
-                Op::Exec,
-                FileAccess::Exec.bit(),
-                false,
-            );
+            let zero = subject.zero;
+            let bits = zero.plus32(FileAccess::Exec.bit() as u32);
+            let mut access = Access::unjudged(zero, Kind::Exec, Op::Exec, bits);
+            let refuse = judge_file(subject, file, &mut access, 0);
             if refuse { REFUSED } else { 0 }
         }
     }
@@ -63,18 +64,17 @@ pub fn mmap_file(ctx: LsmContext) -> i32 {
     if (asked | given) & PROT_EXEC == 0 {
         return 0;
     }
-    match who() {
+    let mut subject = MaybeUninit::uninit();
+    match who(&mut subject) {
         Who::Outside => 0,
         Who::Unknown => REFUSED,
-        Who::Inside(subject) => {
-            let refuse = judge_file(
-                &subject,
-                file,
-                Kind::Exec,
-                Op::MapExec,
-                FileAccess::Exec.bit(),
-                false,
-            );
+        Who::Inside => {
+            // SAFETY: filled for a task that is inside.
+            let subject = unsafe { subject.assume_init_ref() };
+            let zero = subject.zero;
+            let bits = zero.plus32(FileAccess::Exec.bit() as u32);
+            let mut access = Access::unjudged(zero, Kind::Exec, Op::MapExec, bits);
+            let refuse = judge_file(subject, file, &mut access, 0);
             if refuse { REFUSED } else { 0 }
         }
     }

@@ -1,6 +1,7 @@
 //! Opening files.
 
 use core::ffi::c_void;
+use core::mem::MaybeUninit;
 
 use aya_ebpf::macros::lsm;
 use aya_ebpf::programs::LsmContext;
@@ -8,7 +9,8 @@ use guard_common::event::{Kind, Op};
 use guard_common::table::FileAccess;
 
 use super::{REFUSED, judge_file};
-use crate::kernel::{Typed, offset, read};
+use crate::emit::Access;
+use crate::kernel::{Typed, Zero, offset, read};
 use crate::subject::{Who, who};
 
 /// `O_ACCMODE` (include/uapi/asm-generic/fcntl.h).
@@ -32,20 +34,31 @@ pub fn file_open(ctx: LsmContext) -> i32 {
     if earlier != 0 {
         return earlier;
     }
-    match who() {
+    let mut subject = MaybeUninit::uninit();
+    match who(&mut subject) {
         Who::Outside => 0,
         Who::Unknown => REFUSED,
-        Who::Inside(subject) => {
+        Who::Inside => {
+            // SAFETY: filled for a task that is inside.
+            let subject = unsafe { subject.assume_init_ref() };
             let file = Typed(ctx.arg::<*const c_void>(0));
-            // SAFETY: a field of struct file.
-            let flags = unsafe { file.u32(offset!(file_flags)) };
-            let (kind, op, bits) = asked(flags);
             if on_pipefs(file) {
                 return 0;
             }
+            // SAFETY: a field of struct file.
+            let flags = unsafe { file.u32(offset!(file_flags)) };
+            let exec = flags & FMODE_EXEC;
+            let mut access = Access::unjudged(
+                subject.zero,
+                Kind::File,
+                Op::Open,
+                asked(subject.zero, flags),
+            );
+            if exec != 0 {
+                access.kind = subject.zero.plus32(Kind::Exec as u32);
+            }
             // bprm_check_security reports the exec that this open is for.
-            let silent_allow = kind as u8 == Kind::Exec as u8;
-            if judge_file(&subject, file, kind, op, bits, silent_allow) {
+            if judge_file(subject, file, &mut access, exec) {
                 REFUSED
             } else {
                 0
@@ -54,21 +67,24 @@ pub fn file_open(ctx: LsmContext) -> i32 {
     }
 }
 
-/// What an open with these flags asks for.
+/// What an open with these flags asks for: [`FileAccess`] bits.
 #[inline(always)]
-fn asked(flags: u32) -> (Kind, Op, u8) {
-    if flags & FMODE_EXEC != 0 {
-        return (Kind::Exec, Op::Open, FileAccess::Exec.bit());
-    }
-    let mut bits = match flags & O_ACCMODE {
-        O_RDONLY => FileAccess::Read.bit(),
-        O_WRONLY => FileAccess::Write.bit(),
-        _ => FileAccess::Read.bit() | FileAccess::Write.bit(),
+fn asked(zero: Zero, flags: u32) -> u32 {
+    let bits = if flags & FMODE_EXEC != 0 {
+        FileAccess::Exec.bit()
+    } else {
+        let by_mode = match flags & O_ACCMODE {
+            O_RDONLY => FileAccess::Read.bit(),
+            O_WRONLY => FileAccess::Write.bit(),
+            _ => FileAccess::Read.bit() | FileAccess::Write.bit(),
+        };
+        if flags & O_TRUNC != 0 {
+            by_mode | FileAccess::Write.bit()
+        } else {
+            by_mode
+        }
     };
-    if flags & O_TRUNC != 0 {
-        bits |= FileAccess::Write.bit();
-    }
-    (Kind::File, Op::Open, bits)
+    zero.plus32(bits as u32)
 }
 
 #[inline(always)]

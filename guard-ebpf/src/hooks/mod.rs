@@ -6,14 +6,14 @@ mod exec;
 mod file;
 mod socket;
 
-use guard_common::event::{Kind, Op, Reason};
-use guard_common::matcher::{Verdict, decide, masks_at};
+use guard_common::event::Reason;
+use guard_common::matcher::{Table, Verdict, decide, masks_at};
 use guard_common::table::{AccessMasks, FileAccess};
 
-use crate::emit::{Access, Payload, conclude};
+use crate::emit::{Access, Path, conclude};
 use crate::kernel::Typed;
 use crate::maps::ARENA;
-use crate::path::{ArenaTable, judge};
+use crate::path::{ArenaTable, Judged, judge};
 use crate::subject::Subject;
 
 /// `-EACCES`.
@@ -30,100 +30,72 @@ pub fn table(subject: &Subject) -> Option<ArenaTable> {
 }
 
 /// Judges one file for all kinds of access in `bits` and reports it. True: refuse.
+/// `silent_allow` is not 0 when only a denial is to be reported.
 #[inline(always)]
-pub fn judge_file(
-    subject: &Subject,
-    file: Typed,
-    kind: Kind,
-    op: Op,
-    bits: u8,
-    silent_allow: bool,
-) -> bool {
+pub fn judge_file(subject: &Subject, file: Typed, access: &mut Access, silent_allow: u32) -> bool {
     let zero = subject.zero;
-    let mut access = Access {
-        kind,
-        op,
-        bits,
-        verdict: zero.plus32(Verdict::Deny as u32),
+    let mut judged = Judged {
+        state: zero.plus32(0),
         reason: zero.plus32(Reason::Internal as u32),
-        masks: AccessMasks::default(),
-        fed_self: false,
+        len: zero.plus32(0),
+        fed_self: zero.plus32(0),
     };
-    let mut len = zero.plus32(0);
-    if let Some(table) = table(subject) {
-        let head = Head::read(&table);
-        let judged = judge(file, table, head.classes, head.start, zero);
-        len = judged.len;
-        access.fed_self = judged.fed_self;
-        access.reason = judged.reason;
-        if judged.reason == Reason::Rule as u32 {
-            let (verdict, masks) = strictest(&table, &head, judged.state, bits, subject.active);
-            access.verdict = zero.plus32(verdict as u32);
-            access.masks = masks;
-            if verdict == Verdict::Approve {
-                access.reason = zero.plus32(Reason::ApprovalUnavailable as u32);
-            }
-        }
+    let failed = judge(file.0, subject, &raw mut judged);
+    access.fed_self = judged.fed_self;
+    access.reason = judged.reason;
+    if failed == 0 && judged.reason == Reason::Rule as u32 {
+        settle(subject, access, judged.state);
     }
-    if silent_allow && access.verdict == Verdict::Allow as u32 {
+    if silent_allow != 0 && access.verdict == Verdict::Allow as u32 {
         return false;
     }
-    conclude(subject, &access, &Payload::File(file, len))
+    conclude(
+        subject,
+        access,
+        &Path {
+            file,
+            len: judged.len,
+        },
+    )
 }
 
-/// What the walk needs of a table's header.
-pub struct Head {
-    /// Columns of the transition table.
-    pub classes: u32,
-    /// First state.
-    pub start: u32,
-    state_output: u32,
-    outputs: u32,
-}
-
-impl Head {
-    #[inline(always)]
-    fn read(table: &ArenaTable) -> Self {
-        use guard_common::matcher::Table;
-        Self {
-            classes: table.u32(16),
-            start: table.u32(20),
-            state_output: table.u32(24),
-            outputs: table.u32(28),
-        }
+/// Takes the verdict from the state that a whole path ended in. A function of
+/// its own: see [`judge`].
+#[inline(never)]
+extern "C" fn settle(subject: *const Subject, access: *mut Access, state: u32) -> u64 {
+    // SAFETY: both are on the caller's stack.
+    let (subject, access) = unsafe { (&*subject, &mut *access) };
+    let zero = subject.zero;
+    let Some(table) = table(subject) else {
+        return 1;
+    };
+    let (verdict, masks) = strictest(&table, state, access.bits, subject.active);
+    access.verdict = zero.plus32(verdict as u32);
+    access.masks = masks;
+    if verdict == Verdict::Approve {
+        access.reason = zero.plus32(Reason::ApprovalUnavailable as u32);
     }
+    0
 }
 
 /// The strictest verdict over the kinds of access that are asked for, and the
 /// masks that led to it. Asking for nothing is asking to read.
 #[inline(always)]
-fn strictest(
-    table: &ArenaTable,
-    head: &Head,
-    state: u32,
-    bits: u8,
-    active: u64,
-) -> (Verdict, AccessMasks) {
+fn strictest(table: &ArenaTable, state: u32, bits: u32, active: u64) -> (Verdict, AccessMasks) {
     let mut worst = Verdict::Allow;
     let mut deciding = AccessMasks::default();
     let mut any = false;
-    let mut judge_one = |access: FileAccess| {
-        let masks = masks_at(table, head.state_output, head.outputs, state, access);
+    for access in FileAccess::ALL {
+        if bits & access.bit() as u32 == 0 {
+            continue;
+        }
+        let masks = masks_at(table, table.u32(24), table.u32(28), state, access);
         let verdict = decide(masks, active);
         if !any || verdict as u8 > worst as u8 {
             worst = verdict;
             deciding = masks;
         }
         any = true;
-    };
-    if bits & FileAccess::Read.bit() != 0 {
-        judge_one(FileAccess::Read);
-    }
-    if bits & FileAccess::Write.bit() != 0 {
-        judge_one(FileAccess::Write);
-    }
-    if bits & FileAccess::Exec.bit() != 0 {
-        judge_one(FileAccess::Exec);
     }
     if any {
         (worst, deciding)

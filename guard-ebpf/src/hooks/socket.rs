@@ -5,6 +5,7 @@
 //! (`MSG_FASTOPEN`, addressed datagrams).
 
 use core::ffi::c_void;
+use core::mem::MaybeUninit;
 
 use aya_ebpf::macros::{cgroup_sock_addr, lsm};
 use aya_ebpf::programs::{LsmContext, SockAddrContext};
@@ -39,14 +40,17 @@ pub fn socket_create(ctx: LsmContext) -> i32 {
     if kernel != 0 {
         return 0;
     }
-    match who() {
+    let mut subject = MaybeUninit::uninit();
+    match who(&mut subject) {
         Who::Outside => 0,
         Who::Unknown => REFUSED,
-        Who::Inside(subject) => {
+        Who::Inside => {
+            // SAFETY: filled for a task that is inside.
+            let subject = unsafe { subject.assume_init_ref() };
             let family: i32 = ctx.arg(0);
             let socket_type: i32 = ctx.arg(1);
             let protocol: i32 = ctx.arg(2);
-            if may_create(&subject, family, socket_type, protocol) {
+            if may_create(subject, family, socket_type, protocol) {
                 return 0;
             }
             let net = payload(
@@ -56,7 +60,7 @@ pub fn socket_create(ctx: LsmContext) -> i32 {
                 socket_type as u16,
                 protocol as u16,
             );
-            if refuse_socket(&subject, Op::Socket, Reason::SocketFamily, net) {
+            if refuse_socket(subject, Op::Socket, Reason::SocketFamily, net) {
                 REFUSED
             } else {
                 0
@@ -92,15 +96,18 @@ pub fn socket_connect(ctx: LsmContext) -> i32 {
     if earlier != 0 {
         return earlier;
     }
-    match who() {
+    let mut subject = MaybeUninit::uninit();
+    match who(&mut subject) {
         Who::Outside => 0,
         Who::Unknown => REFUSED,
-        Who::Inside(subject) => {
+        Who::Inside => {
+            // SAFETY: filled for a task that is inside.
+            let subject = unsafe { subject.assume_init_ref() };
             let socket = Typed(ctx.arg::<*const c_void>(0));
             let address = Typed(ctx.arg::<*const c_void>(1)).address();
             // SAFETY: a 16-bit field of struct socket.
             let socket_type = unsafe { socket.u16(offset!(socket_type)) };
-            if connect(&subject, address, socket_type) {
+            if connect(subject, address, socket_type) {
                 REFUSED
             } else {
                 0
@@ -164,10 +171,13 @@ fn connect(subject: &Subject, address: u64, socket_type: u16) -> bool {
 /// Judges what a cgroup program was asked: 1 goes on, 0 is `EPERM`.
 #[inline(always)]
 fn sock_addr(op: Op, family: u16, socket_type: u32, addr: (u64, u64), port: u32) -> i32 {
-    match who() {
+    let mut subject = MaybeUninit::uninit();
+    match who(&mut subject) {
         Who::Outside => 1,
         Who::Unknown => 0,
-        Who::Inside(subject) => {
+        Who::Inside => {
+            // SAFETY: filled for a task that is inside.
+            let subject = unsafe { subject.assume_init_ref() };
             let net = payload(
                 family,
                 addr,
@@ -177,7 +187,7 @@ fn sock_addr(op: Op, family: u16, socket_type: u32, addr: (u64, u64), port: u32)
             );
             // lsm/socket_connect has reported an allowed connect already.
             let silent_allow = op as u8 == Op::Connect as u8;
-            !judge_destination(&subject, op, addr, net, silent_allow) as i32
+            !judge_destination(subject, op, addr, net, silent_allow) as i32
         }
     }
 }
