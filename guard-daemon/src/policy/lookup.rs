@@ -86,11 +86,9 @@ impl Lookup {
     pub fn policy(&self, name_or_file: &str, cwd: &Path) -> Result<Found, PolicyErrors> {
         if name_or_file.contains('/') || name_or_file.ends_with(".toml") {
             let path = cwd.join(name_or_file);
-            return match read(&path)? {
+            return match read(&path, name_or_file)? {
                 Some(found) => Ok(found),
-                None => {
-                    Err(PolicyError::nowhere(format!("{}: no such file", path.display())).into())
-                }
+                None => Err(PolicyError::nowhere(format!("{name_or_file}: no such file")).into()),
             };
         }
         self.named(name_or_file, "", &POLICIES)?.ok_or_else(|| {
@@ -159,7 +157,8 @@ impl Lookup {
             .into());
         }
         for dir in &self.directories {
-            if let Some(found) = read(&file_in(dir, under, name))? {
+            let file = file_in(dir, under, name);
+            if let Some(found) = read(&file, &file.display().to_string())? {
                 return Ok(Some(found));
             }
         }
@@ -178,12 +177,11 @@ fn file_in(dir: &Path, under: &str, name: &str) -> PathBuf {
     dir.join(under).join(format!("{name}.toml"))
 }
 
-/// Reads a policy file. `None` when there is none.
-fn read(path: &Path) -> Result<Option<Found>, PolicyErrors> {
-    let name = path.display().to_string();
+/// Reads a policy file, which errors call `name`. `None` when there is none.
+fn read(path: &Path, name: &str) -> Result<Option<Found>, PolicyErrors> {
     let fail = |what: String| {
         let source = std::sync::Arc::new(Source {
-            name: name.clone(),
+            name: name.to_owned(),
             text: String::new(),
         });
         PolicyErrors::from(PolicyError::at(&Place::start(&source), what))
@@ -210,7 +208,7 @@ fn read(path: &Path) -> Result<Option<Found>, PolicyErrors> {
         .canonicalize()
         .map_err(|e| fail(format!("its real path cannot be found: {e}")))?;
     Ok(Some(Found {
-        name,
+        name: name.to_owned(),
         text,
         file: Some(file),
     }))

@@ -78,7 +78,7 @@ fn strictest_rule_decides() {
 
 /// `cargo test --release -p guard-daemon -- --ignored --nocapture figures`
 #[test]
-#[ignore = "prints figures; thousand_globs_compile_in_time asserts the bound"]
+#[ignore = "prints figures; a_thousand_globs_compile_in_time asserts the bound"]
 fn figures() {
     let thousand = thousand(250);
     let all = lookup::POLICIES

@@ -1,0 +1,421 @@
+//! TOML tables to a document's sections.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use guard_common::matcher::Verdict;
+use toml_edit::{Item, TableLike};
+
+use super::keys::{
+    AUDIT, EXAMPLE, FILES, FILES_INCLUDE, Keys, NETWORK, PROCESS, PROCESS_INCLUDE, TOP,
+    TOP_INCLUDE, distance,
+};
+use super::{
+    AuditLog, AuditSettings, Document, DocumentKind, ExampleText, FILE_LISTS, FilesSection,
+    NETWORK_LISTS, WhenFull,
+};
+use crate::policy::error::{Errors, Place, PolicyError, Source, Spanned};
+
+pub(super) struct Reader {
+    pub(super) source: Arc<Source>,
+    pub(super) kind: DocumentKind,
+    pub(super) errors: Errors,
+}
+
+impl Reader {
+    fn place(&self, span: Option<std::ops::Range<usize>>) -> Place {
+        Place {
+            source: Arc::clone(&self.source),
+            span: span.unwrap_or(0..0),
+        }
+    }
+
+    fn is_include(&self) -> bool {
+        self.kind == DocumentKind::Include
+    }
+
+    pub(super) fn document(&mut self, top: &toml_edit::Table) -> Document {
+        let keys = if self.is_include() {
+            &TOP_INCLUDE
+        } else {
+            &TOP
+        };
+        self.check_keys(top, keys);
+        self.version(top);
+        let mut document = Document {
+            source: Arc::clone(&self.source),
+            include: self.strings(top, "include", "include").unwrap_or_default(),
+            files: FilesSection::default(),
+            network: Default::default(),
+            env: None,
+            user: None,
+            audit: AuditSettings::default(),
+            examples: Vec::new(),
+        };
+        let (files_keys, process_keys) = if self.is_include() {
+            (&FILES_INCLUDE, &PROCESS_INCLUDE)
+        } else {
+            (&FILES, &PROCESS)
+        };
+        if let Some(files) = self.table(top, files_keys) {
+            for (list, key) in document.files.lists.iter_mut().zip(FILE_LISTS) {
+                *list = self.rules(files, "files", key);
+            }
+            if self.is_include() {
+                document.files.required = self.rules(files, "files", "required");
+            }
+        }
+        if let Some(network) = self.table(top, &NETWORK) {
+            for (list, key) in document.network.iter_mut().zip(NETWORK_LISTS) {
+                *list = self.rules(network, "network", key);
+            }
+        }
+        if let Some(process) = self.table(top, process_keys) {
+            document.env = self.env(process);
+            document.user = self.user(process);
+        }
+        if !self.is_include() {
+            if let Some(audit) = self.table(top, &AUDIT) {
+                document.audit = self.audit(audit);
+            }
+            document.examples = self.examples(top);
+        }
+        document
+    }
+
+    /// Reports keys that nothing reads.
+    fn check_keys(&mut self, table: &dyn TableLike, keys: &Keys) {
+        for (key, item) in table.iter() {
+            if keys.known.contains(&key) {
+                continue;
+            }
+            let span = table.key(key).and_then(toml_edit::Key::span);
+            let place = self.place(span.or_else(|| item.span()));
+            let full = keys.full(key);
+            let error = if keys.later.contains(&key) {
+                PolicyError::at(&place, format!("{full:?} is not supported yet"))
+                    .help("this version would not enforce it, so it refuses it: take it out")
+            } else if self.is_include() && TOP.known.contains(&key) && keys.table.is_empty() {
+                PolicyError::at(&place, format!("{full:?} has no meaning in an include"))
+                    .help("say it in the policy")
+            } else if keys.table == "files" && key == "required" {
+                PolicyError::at(&place, format!("{full:?} is for includes only"))
+            } else {
+                let all = || keys.known.iter().chain(keys.later);
+                let help = match all().min_by_key(|known| distance(key, known)) {
+                    Some(nearest) if distance(key, nearest) <= 1 + key.len() / 3 => {
+                        format!("did you mean {:?}?", keys.full(nearest))
+                    }
+                    _ => format!("known keys: {}", keys.known.join(", ")),
+                };
+                PolicyError::at(&place, format!("unknown key {full:?}")).help(help)
+            };
+            self.errors.push(error);
+        }
+    }
+
+    fn version(&mut self, top: &toml_edit::Table) {
+        match top.get("version") {
+            None => {
+                let place = self.place(None);
+                self.errors.push(
+                    PolicyError::at(&place, "the version is missing")
+                        .help("start the file with: version = 1"),
+                );
+            }
+            Some(item) if item.as_integer() == Some(1) => {}
+            Some(item) => {
+                let place = self.place(item.span());
+                self.errors.push(
+                    PolicyError::at(&place, "this guard reads version 1 of policy files only")
+                        .help("write: version = 1"),
+                );
+            }
+        }
+    }
+
+    /// A section, its keys checked.
+    fn table<'a>(&mut self, top: &'a toml_edit::Table, keys: &Keys) -> Option<&'a dyn TableLike> {
+        let item = top.get(keys.table)?;
+        let Some(table) = item.as_table_like() else {
+            let place = self.item_place(top, keys.table, item);
+            self.errors.push(PolicyError::at(
+                &place,
+                format!("{:?} must be a table", keys.table),
+            ));
+            return None;
+        };
+        self.check_keys(table, keys);
+        Some(table)
+    }
+
+    fn item_place(&self, table: &dyn TableLike, key: &str, item: &Item) -> Place {
+        let span = item
+            .span()
+            .or_else(|| table.key(key).and_then(toml_edit::Key::span));
+        self.place(span)
+    }
+
+    /// A list of strings. `None` when the key is absent.
+    fn strings(
+        &mut self,
+        table: &dyn TableLike,
+        key: &str,
+        full: &str,
+    ) -> Option<Vec<Spanned<String>>> {
+        let item = table.get(key)?;
+        let Some(array) = item.as_array() else {
+            let place = self.item_place(table, key, item);
+            self.errors.push(
+                PolicyError::at(&place, format!("{full:?} must be a list of strings"))
+                    .help(format!("write: {key} = [\"…\"]")),
+            );
+            return Some(Vec::new());
+        };
+        let mut out = Vec::with_capacity(array.len());
+        for value in array {
+            let place = self.place(value.span());
+            match value.as_str() {
+                Some(text) => out.push(Spanned {
+                    value: text.to_owned(),
+                    place,
+                }),
+                None => self.errors.push(PolicyError::at(
+                    &place,
+                    format!("{full:?} takes strings, this is {}", value.type_name()),
+                )),
+            }
+        }
+        Some(out)
+    }
+
+    /// A list of rules: strings, none of them twice.
+    fn rules(&mut self, table: &dyn TableLike, section: &str, key: &str) -> Vec<Spanned<String>> {
+        let full = format!("{section}.{key}");
+        let list = self.strings(table, key, &full).unwrap_or_default();
+        self.refuse_twice(&list, &format!("rule of {full:?}"));
+        list
+    }
+
+    fn refuse_twice(&mut self, list: &[Spanned<String>], what: &str) {
+        let mut seen = std::collections::HashMap::new();
+        for entry in list {
+            if let Some(first) = seen.insert(&entry.value, &entry.place) {
+                let (line, column) = first.line_col();
+                self.errors.push(
+                    PolicyError::at(
+                        &entry.place,
+                        format!("{:?} is already a {what}", entry.value),
+                    )
+                    .help(format!("the first is at {line}:{column}; take one out")),
+                );
+            }
+        }
+    }
+
+    fn env(&mut self, process: &dyn TableLike) -> Option<Vec<Spanned<String>>> {
+        let env = self.strings(process, "env", "process.env")?;
+        for name in &env {
+            let text = &name.value;
+            if text.is_empty() || text.contains(['=', '\0', '*', '?']) {
+                self.errors.push(
+                    PolicyError::at(
+                        &name.place,
+                        format!("{text:?} is not the name of an environment variable"),
+                    )
+                    .help("names only: no values, no patterns"),
+                );
+            }
+        }
+        self.refuse_twice(&env, "name of \"process.env\"");
+        Some(env)
+    }
+
+    fn user(&mut self, process: &dyn TableLike) -> Option<String> {
+        let item = process.get("user")?;
+        let user = item.as_str().filter(|name| {
+            !name.is_empty() && !name.contains(|c: char| c.is_control() || c == ':' || c == '/')
+        });
+        if user.is_none() {
+            let place = self.item_place(process, "user", item);
+            self.errors.push(
+                PolicyError::at(&place, "\"process.user\" must be a user's name")
+                    .help("for example: user = \"nobody\""),
+            );
+        }
+        user.map(str::to_owned)
+    }
+
+    fn audit(&mut self, audit: &dyn TableLike) -> AuditSettings {
+        let full = [("continue", WhenFull::Continue), ("deny", WhenFull::Deny)];
+        AuditSettings {
+            log: self
+                .word(
+                    audit,
+                    "audit",
+                    "log",
+                    &[("all", AuditLog::All), ("denials", AuditLog::Denials)],
+                )
+                .unwrap_or_default(),
+            retention: self.retention(audit),
+            disk_full: self
+                .word(audit, "audit", "disk_full", &full)
+                .unwrap_or_default(),
+            ring_full: self
+                .word(audit, "audit", "ring_full", &full)
+                .unwrap_or_default(),
+        }
+    }
+
+    fn retention(&mut self, audit: &dyn TableLike) -> Option<Duration> {
+        let item = audit.get("retention")?;
+        let duration = item.as_str().and_then(duration);
+        if duration.is_none() {
+            let place = self.item_place(audit, "retention", item);
+            self.errors.push(
+                PolicyError::at(&place, "\"audit.retention\" must be a duration")
+                    .help("a whole number above 0 and s, m, h, d or w, such as \"365d\""),
+            );
+        }
+        duration
+    }
+
+    /// One of a few fixed words.
+    fn word<T: Copy>(
+        &mut self,
+        table: &dyn TableLike,
+        section: &str,
+        key: &str,
+        words: &[(&str, T)],
+    ) -> Option<T> {
+        let item = table.get(key)?;
+        let found = item
+            .as_str()
+            .and_then(|text| words.iter().find(|(word, _)| *word == text));
+        if found.is_none() {
+            let place = self.item_place(table, key, item);
+            let choices: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
+            self.errors.push(PolicyError::at(
+                &place,
+                format!("\"{section}.{key}\" must be {}", one_of(&choices)),
+            ));
+        }
+        found.map(|(_, value)| *value)
+    }
+
+    fn examples(&mut self, top: &toml_edit::Table) -> Vec<ExampleText> {
+        let Some(item) = top.get("example") else {
+            return Vec::new();
+        };
+        let tables: Vec<(Place, &dyn TableLike)> = match item {
+            Item::ArrayOfTables(tables) => tables
+                .iter()
+                .map(|t| (self.place(t.span()), t as &dyn TableLike))
+                .collect(),
+            Item::Value(toml_edit::Value::Array(array))
+                if array.iter().all(toml_edit::Value::is_inline_table) =>
+            {
+                array
+                    .iter()
+                    .filter_map(|v| Some((self.place(v.span()), v.as_inline_table()? as _)))
+                    .collect()
+            }
+            _ => {
+                let place = self.item_place(top, "example", item);
+                self.errors.push(
+                    PolicyError::at(&place, "examples are an array of tables")
+                        .help("write [[example]], then access = \"…\" and verdict = \"…\""),
+                );
+                return Vec::new();
+            }
+        };
+        let mut out = Vec::new();
+        for (place, table) in tables {
+            self.check_keys(table, &EXAMPLE);
+            let access = match table.get("access") {
+                Some(item) if item.as_str().is_some() => Some(Spanned {
+                    value: item.as_str().unwrap_or_default().to_owned(),
+                    place: self.place(item.span()),
+                }),
+                other => {
+                    let place = other.map_or(place.clone(), |item| self.place(item.span()));
+                    self.errors.push(
+                        PolicyError::at(&place, "an example needs an access")
+                            .help("for example: access = \"read /srv/project/.env\""),
+                    );
+                    None
+                }
+            };
+            let words = [
+                ("allow", Verdict::Allow),
+                ("deny", Verdict::Deny),
+                ("approve", Verdict::Approve),
+            ];
+            let verdict = self.word(table, "example", "verdict", &words);
+            if table.get("verdict").is_none() {
+                self.errors.push(
+                    PolicyError::at(&place, "an example needs a verdict")
+                        .help("verdict = \"allow\", \"deny\" or \"approve\""),
+                );
+            }
+            if let Some(access) = access {
+                // Without a verdict the document is refused anyway.
+                let verdict = verdict.unwrap_or(Verdict::Deny);
+                out.push(ExampleText { access, verdict });
+            }
+        }
+        out
+    }
+}
+
+/// `a, b or c`.
+fn one_of(choices: &[String]) -> String {
+    match choices {
+        [first @ .., last] if !first.is_empty() => format!("{} or {last}", first.join(", ")),
+        _ => choices.concat(),
+    }
+}
+
+/// `365d` and the like; `None` for anything else, 0 and what overflows.
+fn duration(text: &str) -> Option<Duration> {
+    let unit = text.chars().last()?;
+    let number = text.strip_suffix(unit)?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3_600,
+        'd' => 86_400,
+        'w' => 604_800,
+        _ => return None,
+    };
+    if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let number: u32 = number.parse().ok()?;
+    (number > 0).then(|| Duration::from_secs(u64::from(number) * seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("365d"), Some(Duration::from_secs(31_536_000)));
+        assert_eq!(duration("1w"), Some(Duration::from_secs(604_800)));
+        for bad in [
+            "",
+            "d",
+            "0d",
+            "-1d",
+            "1",
+            "1y",
+            "1.5h",
+            "99999999999d",
+            "+1d",
+            "1é",
+        ] {
+            assert_eq!(duration(bad), None, "{bad}");
+        }
+    }
+}
