@@ -250,7 +250,9 @@ async fn serve_clients(
             _ = interrupt.recv() => return Ok(()),
             ready = clients.readable() => {
                 let mut ready = ready.map_err(failed("wait for clients"))?;
-                if !take_client(shared, &clients) {
+                if take_client(shared, &clients) {
+                    idle_since = Instant::now();
+                } else {
                     ready.clear_ready();
                 }
             }
