@@ -61,7 +61,7 @@ impl SharedMapping {
         let inside = at
             .checked_add(bytes.len())
             .is_some_and(|end| end <= self.len);
-        if !inside || at % 8 != 0 || bytes.len() % 8 != 0 {
+        if !inside || !at.is_multiple_of(8) || !bytes.len().is_multiple_of(8) {
             return false;
         }
         for (n, chunk) in bytes.chunks_exact(8).enumerate() {
@@ -82,7 +82,7 @@ impl SharedMapping {
     #[must_use]
     pub fn read(&self, at: usize, len: usize) -> Option<Vec<u8>> {
         let inside = at.checked_add(len).is_some_and(|end| end <= self.len);
-        if !inside || at % 8 != 0 || len % 8 != 0 {
+        if !inside || !at.is_multiple_of(8) || !len.is_multiple_of(8) {
             return None;
         }
         let mut out = Vec::with_capacity(len);
