@@ -13,6 +13,10 @@
 #[allow(unreachable_pub)]
 mod child;
 #[allow(unreachable_pub)]
+mod compile;
+#[allow(unreachable_pub)]
+mod equivalence;
+#[allow(unreachable_pub)]
 mod hooks;
 #[allow(unreachable_pub)]
 mod sandbox;
@@ -29,6 +33,7 @@ type Test = (&'static str, fn(&mut Kernel));
 fn tests() -> Vec<Test> {
     let mut all = Vec::new();
     all.extend_from_slice(hooks::TESTS);
+    all.extend_from_slice(equivalence::TESTS);
     all
 }
 
