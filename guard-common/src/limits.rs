@@ -21,7 +21,7 @@ pub const MAX_NAME: usize = 255;
 
 /// Most components (and mount crossings) of a path that is judged. A deeper
 /// one is denied.
-pub const MAX_COMPONENTS: u32 = 128;
+pub const MAX_COMPONENTS: u32 = 256;
 
 /// Bytes of one arena region: the largest compiled policy.
 pub const REGION_SIZE: u32 = 4 << 20;

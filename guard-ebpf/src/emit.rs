@@ -181,10 +181,12 @@ macro_rules! ring_field {
 }
 
 /// Adds one to a counter that all CPUs share, and returns what it was.
+/// Sequentially consistent: for a weaker order the compiler emits the
+/// instruction that returns nothing, and passes the operand off as the result.
 #[inline(always)]
 fn count(counter: *mut u64) -> u64 {
     // SAFETY: a live, aligned map value that is only ever accessed atomically.
-    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, 1) }
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(counter, 1) }
 }
 
 // Functions of their own, since one stack frame is too small for all; and one

@@ -310,7 +310,7 @@ pub extern "C" fn judge(file: *const c_void, subject: *const Subject, out: *mut 
     // SAFETY: the callback takes exactly this context.
     unsafe {
         bpf_loop(
-            2 * MAX_COMPONENTS,
+            MAX_COMPONENTS,
             judge_component as *mut c_void,
             (&raw mut walk).cast::<c_void>(),
             0,
@@ -450,7 +450,7 @@ fn record<const ROOM: usize>(file: *const c_void, out: *mut u8, zero: u64) -> u6
     // SAFETY: the callback takes exactly this context.
     unsafe {
         bpf_loop(
-            2 * MAX_COMPONENTS,
+            MAX_COMPONENTS,
             callback as *mut c_void,
             (&raw mut walk).cast::<c_void>(),
             0,

@@ -18,7 +18,8 @@ pub fn sets(texts: &[&str]) -> CompiledPolicy {
     let resolved: Vec<_> = texts
         .iter()
         .map(|text| {
-            let document = Document::parse(text.as_bytes(), "test.toml").unwrap_or_else(|e| panic!("{e}"));
+            let document =
+                Document::parse(text.as_bytes(), "test.toml").unwrap_or_else(|e| panic!("{e}"));
             policy::resolve(&document, &context).unwrap_or_else(|e| panic!("{e}"))
         })
         .collect();

@@ -30,7 +30,9 @@ fn make(path: &[u8]) -> bool {
     if path.exists() {
         return true;
     }
-    let Some(parent) = path.parent() else { return false };
+    let Some(parent) = path.parent() else {
+        return false;
+    };
     if std::fs::create_dir_all(parent).is_err() || std::fs::write(path, b"").is_err() {
         return false;
     }
@@ -73,7 +75,13 @@ fn agree(kernel: &mut Kernel) {
     while pairs < PAIRS {
         let rules = files(&mut random);
         let policy = compile::sets(&[&text(&rules)]);
-        let sandbox = Sandbox::new(kernel, policy.table(), policy.background(), policy.valid_sets(), 0);
+        let sandbox = Sandbox::new(
+            kernel,
+            policy.table(),
+            policy.background(),
+            policy.valid_sets(),
+            0,
+        );
         let paths: Vec<Vec<u8>> = (0..PATHS)
             .map(|_| path_near(&mut random, &rules, false))
             .filter(|path| make(path))
@@ -97,7 +105,12 @@ fn agree(kernel: &mut Kernel) {
         for ((path, access), answer) in asked.iter().zip(answers) {
             let expected = access
                 .iter()
-                .map(|a| decide(SliceTable(policy.table()).path_masks(path, *a), policy.background()))
+                .map(|a| {
+                    decide(
+                        SliceTable(policy.table()).path_masks(path, *a),
+                        policy.background(),
+                    )
+                })
                 .max()
                 .expect("some access");
             let by_rules = access
@@ -106,8 +119,16 @@ fn agree(kernel: &mut Kernel) {
                 .max();
             assert_eq!(by_rules, Some(expected), "rules and table, seed {seed}");
             // An empty file that may be executed is ENOEXEC.
-            let passed = if *access == [FileAccess::Exec] { libc::ENOEXEC } else { 0 };
-            let right = if expected == Verdict::Allow { passed } else { libc::EACCES };
+            let passed = if *access == [FileAccess::Exec] {
+                libc::ENOEXEC
+            } else {
+                0
+            };
+            let right = if expected == Verdict::Allow {
+                passed
+            } else {
+                libc::EACCES
+            };
             assert_eq!(
                 answer,
                 right,
@@ -122,5 +143,8 @@ fn agree(kernel: &mut Kernel) {
         sandbox.end(kernel);
     }
     println!("{pairs} pairs, {allowed} accesses allowed");
-    assert!(allowed > PAIRS / 50, "too few allowed accesses to mean anything: {allowed}");
+    assert!(
+        allowed > PAIRS / 50,
+        "too few allowed accesses to mean anything: {allowed}"
+    );
 }

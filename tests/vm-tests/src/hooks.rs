@@ -16,14 +16,26 @@ use crate::sandbox::{Sandbox, parent};
 
 pub const TESTS: &[Test] = &[
     ("canary", canary),
-    ("open_is_judged_for_what_it_asks", open_is_judged_for_what_it_asks),
+    (
+        "open_is_judged_for_what_it_asks",
+        open_is_judged_for_what_it_asks,
+    ),
     ("an_event_says_what_happened", an_event_says_what_happened),
     ("outside_nothing_changes", outside_nothing_changes),
-    ("an_unregistered_cgroup_is_denied", an_unregistered_cgroup_is_denied),
+    (
+        "an_unregistered_cgroup_is_denied",
+        an_unregistered_cgroup_is_denied,
+    ),
     ("audit_only_denies_nothing", audit_only_denies_nothing),
-    ("links_and_proc_lead_to_the_real_path", links_and_proc_lead_to_the_real_path),
+    (
+        "links_and_proc_lead_to_the_real_path",
+        links_and_proc_lead_to_the_real_path,
+    ),
     ("own_proc_directory_is_self", own_proc_directory_is_self),
-    ("long_and_deep_paths_are_denied_with_a_reason", long_and_deep_paths),
+    (
+        "long_and_deep_paths_are_denied_with_a_reason",
+        long_and_deep_paths,
+    ),
     ("files_without_a_path_are_denied", files_without_a_path),
     ("code_is_judged", code_is_judged),
     ("socket_families", socket_families),
@@ -35,7 +47,13 @@ pub const TESTS: &[Test] = &[
 
 fn sandbox(kernel: &mut Kernel, text: &str, flags: u32) -> Sandbox {
     let policy = compile::sets(&[text]);
-    Sandbox::new(kernel, policy.table(), policy.background(), policy.valid_sets(), flags)
+    Sandbox::new(
+        kernel,
+        policy.table(),
+        policy.background(),
+        policy.valid_sets(),
+        flags,
+    )
 }
 
 fn tree() {
@@ -74,22 +92,42 @@ fn open_is_judged_for_what_it_asks(kernel: &mut Kernel) {
     });
     let no = libc::EACCES;
     assert_eq!(got, [0, no, no, no, 0, 0, no, no, 0, no, libc::ENOENT]);
-    assert_eq!(std::fs::read("/srv/project/a.txt").expect("still there"), b"content\n");
+    assert_eq!(
+        std::fs::read("/srv/project/a.txt").expect("still there"),
+        b"content\n"
+    );
     sandbox.end(kernel);
 }
 
 fn an_event_says_what_happened(kernel: &mut Kernel) {
     tree();
     let sandbox = sandbox(kernel, PROJECT, SANDBOX_LOG_ALLOWS);
-    sandbox.run(|| vec![open("/srv/project/a.txt", libc::O_RDONLY), open("/srv/project/.env", libc::O_RDONLY)]);
+    sandbox.run(|| {
+        vec![
+            open("/srv/project/a.txt", libc::O_RDONLY),
+            open("/srv/project/.env", libc::O_RDONLY),
+        ]
+    });
     let events = sandbox.events(kernel);
     assert_eq!(events.len(), 2, "{events:?}");
-    let find = |ring| events.iter().find(|(r, _)| *r == ring).map(|(_, e)| e).expect("an event");
+    let find = |ring| {
+        events
+            .iter()
+            .find(|(r, _)| *r == ring)
+            .map(|(_, e)| e)
+            .expect("an event")
+    };
     let (denied, allowed) = (find(Ring::Denials), find(Ring::Allows));
     assert_eq!(denied.object, Object::Path(b"/srv/project/.env".to_vec()));
     assert_eq!(allowed.object, Object::Path(b"/srv/project/a.txt".to_vec()));
-    assert_eq!((denied.verdict, allowed.verdict), (Verdict::Deny, Verdict::Allow));
-    assert_eq!((denied.kind, denied.op, denied.reason), (Kind::File, Op::Open, Reason::Rule));
+    assert_eq!(
+        (denied.verdict, allowed.verdict),
+        (Verdict::Deny, Verdict::Allow)
+    );
+    assert_eq!(
+        (denied.kind, denied.op, denied.reason),
+        (Kind::File, Op::Open, Reason::Rule)
+    );
     assert_eq!((denied.header.kseq, allowed.header.kseq), (0, 0));
     assert_eq!(denied.header.cgroup, sandbox.cgroup);
     assert_eq!(denied.header.ppid, std::process::id());
@@ -111,16 +149,27 @@ fn an_unregistered_cgroup_is_denied(kernel: &mut Kernel) {
     tree();
     let sandbox = sandbox(kernel, PROJECT, 0);
     kernel.unregister(sandbox.cgroup);
-    assert_eq!(sandbox.run(|| vec![open("/srv/project/a.txt", libc::O_RDONLY)]), [libc::EACCES]);
-    kernel.register(sandbox.cgroup, sandbox.entry).expect("register");
-    assert_eq!(sandbox.run(|| vec![open("/srv/project/a.txt", libc::O_RDONLY)]), [0]);
+    assert_eq!(
+        sandbox.run(|| vec![open("/srv/project/a.txt", libc::O_RDONLY)]),
+        [libc::EACCES]
+    );
+    kernel
+        .register(sandbox.cgroup, sandbox.entry)
+        .expect("register");
+    assert_eq!(
+        sandbox.run(|| vec![open("/srv/project/a.txt", libc::O_RDONLY)]),
+        [0]
+    );
     sandbox.end(kernel);
 }
 
 fn audit_only_denies_nothing(kernel: &mut Kernel) {
     tree();
     let sandbox = sandbox(kernel, PROJECT, SANDBOX_AUDIT_ONLY);
-    assert_eq!(sandbox.run(|| vec![open("/srv/project/.env", libc::O_RDONLY)]), [0]);
+    assert_eq!(
+        sandbox.run(|| vec![open("/srv/project/.env", libc::O_RDONLY)]),
+        [0]
+    );
     let events = sandbox.events(kernel);
     assert_eq!(events[0].1.verdict, Verdict::Deny);
     assert_ne!(events[0].1.header.flags & EVENT_NOT_APPLIED, 0);
@@ -144,13 +193,20 @@ fn links_and_proc_lead_to_the_real_path(kernel: &mut Kernel) {
             open("/proc/self/root/srv/outside", libc::O_RDONLY),
         ]
     });
-    assert_eq!(got, [libc::EACCES, libc::EACCES, 0, libc::EACCES, libc::EACCES]);
+    assert_eq!(
+        got,
+        [libc::EACCES, libc::EACCES, 0, libc::EACCES, libc::EACCES]
+    );
     std::fs::remove_file("/srv/project/link").expect("remove the link");
     sandbox.end(kernel);
 }
 
 fn own_proc_directory_is_self(kernel: &mut Kernel) {
-    let sandbox = sandbox(kernel, "version = 1\n[files]\nread = ['/proc/self/**']\n", SANDBOX_LOG_ALLOWS);
+    let sandbox = sandbox(
+        kernel,
+        "version = 1\n[files]\nread = ['/proc/self/**']\n",
+        SANDBOX_LOG_ALLOWS,
+    );
     let parent = std::process::id();
     let got = sandbox.run(|| {
         vec![
@@ -162,9 +218,16 @@ fn own_proc_directory_is_self(kernel: &mut Kernel) {
     });
     assert_eq!(got, [0, libc::EACCES, libc::EACCES, libc::EACCES]);
     let events = sandbox.events(kernel);
-    let own = events.iter().find(|(r, _)| *r == Ring::Allows).map(|(_, e)| e).expect("an event");
+    let own = events
+        .iter()
+        .find(|(r, _)| *r == Ring::Allows)
+        .map(|(_, e)| e)
+        .expect("an event");
     assert_ne!(own.header.flags & EVENT_PROC_SELF, 0);
-    assert_eq!(own.object, Object::Path(format!("/proc/{}/status", own.header.pid).into_bytes()));
+    assert_eq!(
+        own.object,
+        Object::Path(format!("/proc/{}/status", own.header.pid).into_bytes())
+    );
     sandbox.end(kernel);
 }
 
@@ -173,7 +236,11 @@ fn reasons(events: &[(Ring, Event)]) -> Vec<Reason> {
 }
 
 fn long_and_deep_paths(kernel: &mut Kernel) {
-    let sandbox = sandbox(kernel, "version = 1\n[files]\nread = ['/srv/**']\ndeny = ['*.env']\n", 0);
+    let sandbox = sandbox(
+        kernel,
+        "version = 1\n[files]\nread = ['/srv/**']\ndeny = ['*.env']\n",
+        0,
+    );
     let deep = |n: usize, name: &str| format!("/srv/deep{}", format!("/{name}").repeat(n));
     // Made one directory at a time: no single call takes such a path.
     let make = |n: usize, name: &str| {
@@ -191,12 +258,17 @@ fn long_and_deep_paths(kernel: &mut Kernel) {
     let wide = "n".repeat(255);
     make(15, &wide);
     make(100, "d");
-    make(140, "e");
+    make(300, "e");
     make(17, &"m".repeat(255));
-    let shallow = [deep(15, &wide) + "/leaf.txt", deep(15, &wide) + "/.env", deep(100, "d") + "/leaf.txt", deep(100, "d") + "/.env"];
+    let shallow = [
+        deep(15, &wide) + "/leaf.txt",
+        deep(15, &wide) + "/.env",
+        deep(100, "d") + "/leaf.txt",
+        deep(100, "d") + "/.env",
+    ];
     let got = sandbox.run(|| {
         let mut got: Vec<i32> = shallow.iter().map(|p| open(p, libc::O_RDONLY)).collect();
-        for (n, name) in [(140, "e".to_owned()), (17, "m".repeat(255))] {
+        for (n, name) in [(300, "e".to_owned()), (17, "m".repeat(255))] {
             std::env::set_current_dir("/srv/deep").expect("chdir");
             for _ in 0..n {
                 std::env::set_current_dir(&name).expect("chdir");
@@ -208,14 +280,25 @@ fn long_and_deep_paths(kernel: &mut Kernel) {
     let no = libc::EACCES;
     assert_eq!(got, [0, no, 0, no, no, no]);
     let events = sandbox.events(kernel);
-    assert_eq!(reasons(&events), [Reason::Rule, Reason::Rule, Reason::TooDeep, Reason::TooLong]);
-    assert_eq!(events[0].1.object, Object::Path(shallow[1].clone().into_bytes()), "a whole path of 3,8xx bytes");
+    assert_eq!(
+        reasons(&events),
+        [Reason::Rule, Reason::Rule, Reason::TooDeep, Reason::TooLong]
+    );
+    assert_eq!(
+        events[0].1.object,
+        Object::Path(shallow[1].clone().into_bytes()),
+        "a whole path of 3,8xx bytes"
+    );
     sandbox.end(kernel);
 }
 
 fn files_without_a_path(kernel: &mut Kernel) {
     tree();
-    let sandbox = sandbox(kernel, "version = 1\n[files]\nread = ['/**']\nwrite = ['/**']\nexec = ['/**']\n", 0);
+    let sandbox = sandbox(
+        kernel,
+        "version = 1\n[files]\nread = ['/**']\nwrite = ['/**']\nexec = ['/**']\n",
+        0,
+    );
     std::fs::write("/srv/gone", b"x").expect("a file");
     let held = std::fs::File::open("/srv/gone").expect("open");
     std::fs::remove_file("/srv/gone").expect("remove");
@@ -223,14 +306,20 @@ fn files_without_a_path(kernel: &mut Kernel) {
         // SAFETY: a memfd with a NUL-terminated name.
         let memory = unsafe { libc::memfd_create(c"m".as_ptr(), 0) };
         vec![
-            open(&format!("/proc/self/fd/{}", held.as_raw_fd()), libc::O_RDONLY),
+            open(
+                &format!("/proc/self/fd/{}", held.as_raw_fd()),
+                libc::O_RDONLY,
+            ),
             open(&format!("/proc/self/fd/{memory}"), libc::O_RDONLY),
         ]
     });
     assert_eq!(got, [libc::EACCES, libc::EACCES]);
     let got = reasons(&sandbox.events(kernel));
     assert_eq!(got[0], Reason::Deleted);
-    assert!(matches!(got[1], Reason::Detached | Reason::Deleted), "{got:?}");
+    assert!(
+        matches!(got[1], Reason::Detached | Reason::Deleted),
+        "{got:?}"
+    );
     sandbox.end(kernel);
 }
 
@@ -242,7 +331,14 @@ fn map_code(path: &str) -> i32 {
         if fd < 0 {
             return errno(-1);
         }
-        let at = libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ | libc::PROT_EXEC, libc::MAP_PRIVATE, fd, 0);
+        let at = libc::mmap(
+            std::ptr::null_mut(),
+            4096,
+            libc::PROT_READ | libc::PROT_EXEC,
+            libc::MAP_PRIVATE,
+            fd,
+            0,
+        );
         if at == libc::MAP_FAILED { errno(-1) } else { 0 }
     }
 }
@@ -262,23 +358,56 @@ fn code_is_judged(kernel: &mut Kernel) {
         std::fs::write(&path, vec![0u8; 4096]).expect("a file");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("chmod");
     }
-    let sandbox = sandbox(kernel, "version = 1\n[files]\nread = ['/srv/bin/**']\nexec = ['/srv/bin/yes']\n", SANDBOX_LOG_ALLOWS);
+    let sandbox = sandbox(
+        kernel,
+        "version = 1\n[files]\nread = ['/srv/bin/**']\nexec = ['/srv/bin/yes']\n",
+        SANDBOX_LOG_ALLOWS,
+    );
     let got = sandbox.run(|| {
         // SAFETY: anonymous memory, and code in a memfd that is mapped.
         let (anonymous, memory) = unsafe {
-            let a = libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ | libc::PROT_EXEC, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0);
+            let a = libc::mmap(
+                std::ptr::null_mut(),
+                4096,
+                libc::PROT_READ | libc::PROT_EXEC,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            );
             let fd = libc::memfd_create(c"code".as_ptr(), 0);
             libc::ftruncate(fd, 4096);
-            let m = libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ | libc::PROT_EXEC, libc::MAP_PRIVATE, fd, 0);
-            (if a == libc::MAP_FAILED { errno(-1) } else { 0 }, if m == libc::MAP_FAILED { errno(-1) } else { 0 })
+            let m = libc::mmap(
+                std::ptr::null_mut(),
+                4096,
+                libc::PROT_READ | libc::PROT_EXEC,
+                libc::MAP_PRIVATE,
+                fd,
+                0,
+            );
+            (
+                if a == libc::MAP_FAILED { errno(-1) } else { 0 },
+                if m == libc::MAP_FAILED { errno(-1) } else { 0 },
+            )
         };
-        vec![exec("/srv/bin/yes"), exec("/srv/bin/no"), map_code("/srv/bin/yes"), map_code("/srv/bin/no"), anonymous, memory]
+        vec![
+            exec("/srv/bin/yes"),
+            exec("/srv/bin/no"),
+            map_code("/srv/bin/yes"),
+            map_code("/srv/bin/no"),
+            anonymous,
+            memory,
+        ]
     });
     let no = libc::EACCES;
     assert_eq!(got, [libc::ENOEXEC, no, 0, no, 0, no]);
     let events = sandbox.events(kernel);
     let has = |ring, op, name: &[u8]| {
-        events.iter().any(|(r, e)| *r == ring && e.op == op && e.kind == Kind::Exec && e.object == Object::Path(name.to_vec()))
+        events.iter().any(|(r, e)| {
+            *r == ring
+                && e.op == op
+                && e.kind == Kind::Exec
+                && e.object == Object::Path(name.to_vec())
+        })
     };
     assert!(has(Ring::Allows, Op::Exec, b"/srv/bin/yes"), "{events:?}");
     assert!(has(Ring::Denials, Op::Open, b"/srv/bin/no"));
@@ -317,7 +446,12 @@ fn socket_families(kernel: &mut Kernel) {
     let no = libc::EACCES;
     let plain = sandbox(kernel, PROJECT, 0);
     assert_eq!(plain.run(ask), [0, 0, 0, 0, no, no, no, no, no, no]);
-    assert!(plain.events(kernel).iter().all(|(_, e)| e.reason == Reason::SocketFamily && e.op == Op::Socket));
+    assert!(
+        plain
+            .events(kernel)
+            .iter()
+            .all(|(_, e)| e.reason == Reason::SocketFamily && e.op == Op::Socket)
+    );
     plain.end(kernel);
     let datagram = sandbox(kernel, PROJECT, SANDBOX_DATAGRAM);
     assert_eq!(datagram.run(ask), [0, 0, 0, 0, 0, 0, no, no, no, no]);
@@ -332,7 +466,11 @@ fn connect(address: &str) -> i32 {
 }
 
 fn send(address: &str) -> i32 {
-    let bind = if address.starts_with('[') { "[::1]:0" } else { "127.0.0.1:0" };
+    let bind = if address.starts_with('[') {
+        "[::1]:0"
+    } else {
+        "127.0.0.1:0"
+    };
     let socket = match std::net::UdpSocket::bind(bind) {
         Ok(socket) => socket,
         Err(e) => return e.raw_os_error().unwrap_or(-1),
@@ -366,7 +504,21 @@ fn addresses(kernel: &mut Kernel) {
     let (no, refused) = (libc::EACCES, libc::ECONNREFUSED);
     assert_eq!(
         got,
-        [refused, no, no, refused, no, refused, no, no, refused, 0, libc::EPERM, 0, libc::EPERM]
+        [
+            refused,
+            no,
+            no,
+            refused,
+            no,
+            refused,
+            no,
+            no,
+            refused,
+            0,
+            libc::EPERM,
+            0,
+            libc::EPERM
+        ]
     );
     let events = sandbox.events(kernel);
     let ports = |ring, op| -> Vec<u16> {
@@ -379,14 +531,20 @@ fn addresses(kernel: &mut Kernel) {
             })
             .collect()
     };
-    assert_eq!(ports(Ring::Denials, Op::Connect), [8081, 9005, 8080, 8081, 8081]);
+    assert_eq!(
+        ports(Ring::Denials, Op::Connect),
+        [8081, 9005, 8080, 8081, 8081]
+    );
     assert_eq!(ports(Ring::Denials, Op::Send), [8081, 8081]);
     sandbox.end(kernel);
 }
 
 /// Clock of the lease: `CLOCK_BOOTTIME`, nanoseconds.
 fn boottime() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: fills a live struct.
     unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
@@ -400,7 +558,8 @@ const CALLS: usize = std::mem::offset_of!(Slot, calls);
 
 fn rule_sets_follow_the_slot(kernel: &mut Kernel) {
     tree();
-    let wide = "version = 1\n[files]\nread = ['/srv/project/**', '/srv/outside']\ndeny = ['*.env']\n";
+    let wide =
+        "version = 1\n[files]\nread = ['/srv/project/**', '/srv/outside']\ndeny = ['*.env']\n";
     let narrow = "version = 1\n[files]\nread = ['/srv/project/**']\ndeny = ['*.env']\n";
     // Set 0 is the background, set 1 a tool that may also read outside.
     let policy = compile::sets(&[narrow, wide]);
@@ -408,15 +567,27 @@ fn rule_sets_follow_the_slot(kernel: &mut Kernel) {
     let ask = |sandbox: &Sandbox| sandbox.run(|| vec![open("/srv/outside", libc::O_RDONLY)])[0];
     assert_eq!(ask(&sandbox), libc::EACCES, "background");
     sandbox.store(ACTIVE, 2);
-    assert_eq!(ask(&sandbox), libc::EACCES, "no call in flight: the slot's sets don't count");
+    assert_eq!(
+        ask(&sandbox),
+        libc::EACCES,
+        "no call in flight: the slot's sets don't count"
+    );
     sandbox.store(IN_FLIGHT, 1);
     assert_eq!(ask(&sandbox), libc::EACCES, "no lease");
     sandbox.store(LEASE, boottime() + 60_000_000_000);
     assert_eq!(ask(&sandbox), 0, "the tool's own set");
     sandbox.store(ACTIVE, 3);
-    assert_eq!(ask(&sandbox), libc::EACCES, "two calls: both sets must allow");
+    assert_eq!(
+        ask(&sandbox),
+        libc::EACCES,
+        "two calls: both sets must allow"
+    );
     sandbox.store(ACTIVE, 0b1100);
-    assert_eq!(ask(&sandbox), libc::EACCES, "sets that the policy does not have");
+    assert_eq!(
+        ask(&sandbox),
+        libc::EACCES,
+        "sets that the policy does not have"
+    );
     sandbox.store(ACTIVE, 2);
     sandbox.store(LEASE, boottime() - 1);
     sandbox.events(kernel);
@@ -456,8 +627,16 @@ fn adoption_keeps_sandboxes(kernel: &mut Kernel) {
     let sandbox = sandbox(kernel, PROJECT, 0);
     let mut second = Kernel::load_or_adopt().expect("adopt what is pinned");
     assert!(second.adopted());
-    assert!(second.sandboxes().iter().any(|(id, entry)| *id == sandbox.cgroup && *entry == sandbox.entry));
-    assert_eq!(sandbox.run(|| vec![open("/srv/project/.env", libc::O_RDONLY)]), [libc::EACCES]);
+    assert!(
+        second
+            .sandboxes()
+            .iter()
+            .any(|(id, entry)| *id == sandbox.cgroup && *entry == sandbox.entry)
+    );
+    assert_eq!(
+        sandbox.run(|| vec![open("/srv/project/.env", libc::O_RDONLY)]),
+        [libc::EACCES]
+    );
     assert_eq!(sandbox.events(&mut second).len(), 1);
     drop(second);
     sandbox.end(kernel);

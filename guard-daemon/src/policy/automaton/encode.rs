@@ -11,12 +11,16 @@ use super::{Dfa, TooLarge};
 pub(crate) const MAX_STATES: usize = 65_535;
 
 /// Classes whose columns are the same become one. Returns old class → new
-/// class, and one old class for each new one.
+/// class, and one old class for each new one: at most 255, since byte 0 gets
+/// a class of its own behind them.
 fn merge_columns(dfa: &Dfa) -> (Vec<u8>, Vec<usize>) {
     let mut seen: HashMap<Vec<u32>, u8> = HashMap::new();
     let mut kept = Vec::new();
     let merged = (0..dfa.classes)
         .map(|class| {
+            if !dfa.class_of[1..].contains(&(class as u8)) {
+                return 0; // Byte 0 alone is in it.
+            }
             let column = dfa.transitions[class..]
                 .iter()
                 .step_by(dfa.classes)
@@ -59,7 +63,9 @@ pub(crate) fn encode(dfa: &Dfa, network: &[NetRule], rule_sets: u32) -> Result<V
         return Err(TooLarge::States(states));
     }
     let (merged, kept) = merge_columns(dfa);
-    let classes = kept.len();
+    // Byte 0 changes no state: the kernel feeds whole words, padded with it.
+    let padding = kept.len();
+    let classes = padding + 1;
     // Outputs that no state has any more are left out; 0 stays 0.
     let mut output_ids: HashMap<u32, u16> = HashMap::from([(0, 0)]);
     let mut outputs = vec![0u32];
@@ -97,13 +103,15 @@ pub(crate) fn encode(dfa: &Dfa, network: &[NetRule], rule_sets: u32) -> Result<V
     ] {
         out.u32(word);
     }
-    for class in dfa.class_of {
-        out.0.push(merged[class as usize]);
+    out.0.push(padding as u8);
+    for class in &dfa.class_of[1..] {
+        out.0.push(merged[*class as usize]);
     }
     for state in 0..states {
         for class in &kept {
             out.u16(dfa.transitions[state * dfa.classes + class] as u16);
         }
+        out.u16(state as u16);
     }
     for id in state_output_ids {
         out.u16(id);

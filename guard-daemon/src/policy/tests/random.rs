@@ -111,3 +111,18 @@ fn several_rule_sets_agree() {
     let seen = agree(seed() + 1, 12, 300, 3);
     assert!(seen.iter().all(|n| *n > 500), "{seen:?}");
 }
+
+/// What the kernel relies on when it feeds whole words (`guard_common::table`).
+#[test]
+fn byte_0_changes_no_state() {
+    use guard_common::matcher::{header, step};
+    let mut random = Random::new(5);
+    for _ in 0..20 {
+        let (_, policy) = compiled(&mut random, 1);
+        let table = SliceTable(policy.table());
+        let head = header(&table);
+        for state in 0..head.states {
+            assert_eq!(step(&table, head.classes, state, 0), state);
+        }
+    }
+}
