@@ -17,11 +17,8 @@ pub struct Child {
 pub fn spawn(cgroup: BorrowedFd<'_>, uid: Option<u32>, work: impl FnOnce() -> Vec<i32>) -> Child {
     let mut ends = [0; 2];
     // SAFETY: an array of two descriptors, as pipe(2) wants.
-    assert_eq!(
-        unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) },
-        0,
-        "pipe"
-    );
+    let made = unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) };
+    assert_eq!(made, 0, "pipe");
     // SAFETY: both were just made and belong to nobody else.
     let (read, mut write) = unsafe {
         (
