@@ -2,6 +2,7 @@
 //! own; 125 when guard refuses, 126 and 127 as a shell does for the command.
 
 pub mod audit;
+mod bench_load;
 pub mod check;
 mod connect;
 mod daemon;
@@ -51,6 +52,8 @@ enum Command {
     Relay { config: String },
     #[command(name = "__supervise", hide = true)]
     Supervise,
+    #[command(name = "__bench-load", hide = true)]
+    BenchLoad,
 }
 
 /// Runs the command line and gives the exit status.
@@ -74,6 +77,7 @@ pub fn main() -> ExitCode {
         Command::Reload => status::reload(),
         Command::Launch => crate::supervisor::launcher::main(),
         Command::Supervise => daemon::private(),
+        Command::BenchLoad => bench_load::run(),
     })
 }
 

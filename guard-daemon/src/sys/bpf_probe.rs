@@ -180,13 +180,7 @@ impl LsmProbe {
             RETURN_ZERO[0],
             RETURN_ZERO[1],
         ];
-        let program = load(attr, &program).map_err(LsmProbeError::Load)?;
-        let mut open = RawTracepointOpen {
-            name: 0,
-            prog_fd: program.as_raw_fd() as u32,
-            pad: 0,
-        };
-        let link = bpf_fd(BPF_RAW_TRACEPOINT_OPEN, &mut open).map_err(LsmProbeError::Attach)?;
+        let link = attach(attr, &program)?;
         Ok(Self { ran, _link: link })
     }
 
@@ -206,6 +200,32 @@ impl LsmProbe {
         bpf(BPF_MAP_LOOKUP_ELEM, &mut lookup)?;
         Ok(value != 0)
     }
+}
+
+/// Loads an LSM program and attaches it until the descriptor is closed.
+fn attach(attr: ProgLoad, program: &[u64]) -> Result<OwnedFd, LsmProbeError> {
+    let program = load(attr, program).map_err(LsmProbeError::Load)?;
+    let mut open = RawTracepointOpen {
+        name: 0,
+        prog_fd: program.as_raw_fd() as u32,
+        pad: 0,
+    };
+    bpf_fd(BPF_RAW_TRACEPOINT_OPEN, &mut open).map_err(LsmProbeError::Attach)
+}
+
+/// Attaches an LSM program that does nothing, to measure against, until the
+/// descriptor is closed. `function` as in [`LsmProbe::attach`].
+///
+/// # Errors
+/// The step that the kernel refused.
+pub fn attach_empty(function: u32) -> Result<OwnedFd, LsmProbeError> {
+    let attr = ProgLoad {
+        prog_type: BPF_PROG_TYPE_LSM,
+        expected_attach_type: BPF_LSM_MAC,
+        attach_btf_id: function,
+        ..ProgLoad::default()
+    };
+    attach(attr, &RETURN_ZERO)
 }
 
 /// Mounts a file system of this type for this process alone, at no place, and

@@ -11,6 +11,8 @@
 )]
 
 #[allow(unreachable_pub)]
+mod bench;
+#[allow(unreachable_pub)]
 mod child;
 #[allow(unreachable_pub)]
 mod compile;
@@ -39,6 +41,10 @@ fn tests() -> Vec<Test> {
 
 fn main() -> ExitCode {
     let filter = std::env::args().nth(1).unwrap_or_default();
+    if filter == "bench-kernel" {
+        bench::run();
+        return ExitCode::SUCCESS;
+    }
     let mut kernel = match Kernel::load_or_adopt() {
         Ok(kernel) => kernel,
         Err(error) => {
