@@ -2,7 +2,7 @@
 //! error whose text has the system's words.
 
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -21,6 +21,7 @@ const TOOLS: &[(&str, &str, &[&str])] = &[
     ),
     ("write_file", "writes `text` to `path`", &["path", "text"]),
     ("connect", "TCP to `address` (ip:port)", &["address"]),
+    ("send_datagram", "UDP to `address` (ip:port)", &["address"]),
     ("exec", "runs `command` (array)", &["command"]),
     ("sleep", "answers after `ms`", &["ms"]),
     ("echo", "answers `text`", &["text"]),
@@ -81,6 +82,12 @@ pub(crate) fn call(name: &str, arguments: &Value, shared: &Shared) -> Answer {
             TcpStream::connect(text("address"))
                 .map(|_| "connected".to_owned())
                 .map_err(|error| format!("connect {}: {error}", text("address"))),
+        ),
+        "send_datagram" => told(
+            UdpSocket::bind("0.0.0.0:0")
+                .and_then(|socket| socket.send_to(b"datagram", text("address")))
+                .map(|_| "sent".to_owned())
+                .map_err(|error| format!("send to {}: {error}", text("address"))),
         ),
         "exec" => told(exec(arguments)),
         "sleep" => {

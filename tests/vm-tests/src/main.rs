@@ -22,6 +22,8 @@ mod equivalence;
 mod hooks;
 #[allow(unreachable_pub)]
 mod sandbox;
+#[allow(unreachable_pub)]
+mod sessions;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -31,6 +33,17 @@ use guard_daemon::kernel::Kernel;
 /// A test: its name and what it does. The kernel side is loaded once and
 /// shared, as `guard daemon` shares it between sessions.
 type Test = (&'static str, fn(&mut Kernel));
+
+/// A test of `guard run` as a whole, whose supervisor loads the kernel side.
+/// These run first: as long as this program has the kernel side, or its pins
+/// are there, a supervisor would take it over instead.
+type Whole = (&'static str, fn());
+
+fn whole_tests() -> Vec<Whole> {
+    let mut all = Vec::new();
+    all.extend_from_slice(sessions::TESTS);
+    all
+}
 
 fn tests() -> Vec<Test> {
     let mut all = Vec::new();
@@ -45,32 +58,66 @@ fn main() -> ExitCode {
         bench::run();
         return ExitCode::SUCCESS;
     }
-    let mut kernel = match Kernel::load_or_adopt() {
-        Ok(kernel) => kernel,
-        Err(error) => {
-            println!("test load ... FAILED\n{error}\n0 passed, 1 failed");
-            return ExitCode::FAILURE;
-        }
-    };
-    for cost in kernel.costs() {
-        println!(
-            "{:24} {:>8} instructions verified, {:?}",
-            cost.name, cost.verified, cost.time
-        );
-    }
-    let (mut passed, mut failed) = (1, 0);
-    for (name, test) in tests() {
-        if !name.contains(&filter) {
-            continue;
-        }
-        let ok = catch_unwind(AssertUnwindSafe(|| test(&mut kernel))).is_ok();
+    let (mut passed, mut failed) = (0, 0);
+    let mut tell = |name: &str, ok: bool| {
         println!("test {name} ... {}", if ok { "ok" } else { "FAILED" });
         if ok { passed += 1 } else { failed += 1 }
+    };
+    let wholes: Vec<Whole> = whole_tests()
+        .into_iter()
+        .filter(|(name, _)| name.contains(&filter))
+        .collect();
+    for (name, test) in &wholes {
+        tell(name, apart(*test));
+    }
+    let tests: Vec<Test> = tests()
+        .into_iter()
+        .filter(|(name, _)| name.contains(&filter))
+        .collect();
+    if !tests.is_empty() || wholes.is_empty() {
+        match Kernel::load_or_adopt() {
+            Ok(mut kernel) => {
+                tell("load", true);
+                print_costs(&kernel);
+                for (name, test) in tests {
+                    let ok = catch_unwind(AssertUnwindSafe(|| test(&mut kernel))).is_ok();
+                    tell(name, ok);
+                }
+            }
+            Err(error) => {
+                println!("{error}");
+                tell("load", false);
+            }
+        }
     }
     println!("{passed} passed, {failed} failed");
     if failed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    }
+}
+
+/// Runs a test in a process of its own, which a panic may end.
+fn apart(test: fn()) -> bool {
+    // SAFETY: this program has one thread, so that the child may run anything.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0, "fork: {}", std::io::Error::last_os_error());
+    if pid == 0 {
+        let ok = catch_unwind(test).is_ok();
+        std::process::exit(if ok { 0 } else { 1 });
+    }
+    let mut status = 0;
+    // SAFETY: waits for the child that was just made.
+    let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+    waited == pid && status == 0
+}
+
+fn print_costs(kernel: &Kernel) {
+    for cost in kernel.costs() {
+        println!(
+            "{:24} {:>8} instructions verified, {:?}",
+            cost.name, cost.verified, cost.time
+        );
     }
 }
