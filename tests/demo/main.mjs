@@ -73,6 +73,7 @@ const config = configurations(port);
 heading('The client\'s configuration');
 console.log(JSON.stringify({ mcpServers: config.guarded }, null, 2).replace(/^/gm, '   '));
 const names = Object.keys(config.guarded);
+console.log('   Both servers are started under guard, and once more without it …');
 const guarded = await Promise.all(names.map((name) => connect(config.guarded[name])));
 const plain = await Promise.all(names.map((name) => connect(config.plain[name])));
 await theRealServer(plain[0], guarded[0]);

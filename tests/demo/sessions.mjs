@@ -9,7 +9,15 @@ const { StdioClientTransport } = require('@modelcontextprotocol/sdk/client/stdio
 /** Starts a server as its configuration says, and shakes hands. */
 export async function connect({ command, args }) {
   const client = new Client({ name: 'guard-demo', version: '1.0.0' });
-  await client.connect(new StdioClientTransport({ command, args, cwd: '/' }));
+  const transport = new StdioClientTransport({ command, args, cwd: '/', stderr: 'pipe' });
+  let chatter = '';
+  transport.stderr.setEncoding('utf8').on('data', (text) => { chatter += text; });
+  try {
+    await client.connect(transport);
+  } catch (error) {
+    console.error(`\n${command} ${args.join(' ')}\nhas not started: ${error.message}\n${chatter}`);
+    process.exit(1);
+  }
   return client;
 }
 
