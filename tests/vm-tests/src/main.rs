@@ -23,6 +23,8 @@ mod hooks;
 #[allow(unreachable_pub)]
 mod sandbox;
 #[allow(unreachable_pub)]
+mod servers;
+#[allow(unreachable_pub)]
 mod sessions;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -42,6 +44,7 @@ type Whole = (&'static str, fn());
 fn whole_tests() -> Vec<Whole> {
     let mut all = Vec::new();
     all.extend_from_slice(sessions::TESTS);
+    all.extend_from_slice(servers::TESTS);
     all
 }
 

@@ -1,0 +1,132 @@
+//! Real MCP servers under the policies that are shipped for them. The guest
+//! must have them: `xtask vm run --with node,python --add policies:/opt/guard/policies`.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::Whole;
+use crate::sessions::guard::{PROJECT, Run, SECRET, Session, Trail, nothing_left};
+
+/// The tests.
+pub const TESTS: &[Whole] = &[
+    ("servers::filesystem", filesystem),
+    ("servers::everything", everything),
+    ("servers::git", git),
+];
+
+/// Opens the session and requires these tools of the server.
+fn open(run: &Run<'_>, tools: &[&str]) -> Session {
+    let mut session = run.start();
+    let about = session.initialize();
+    assert!(about["serverInfo"]["name"].is_string(), "{about}");
+    let id = session.request("tools/list", &json!({}));
+    let listed = session.result(id);
+    for tool in tools {
+        let listed = listed["tools"].as_array().expect("tools");
+        assert!(listed.iter().any(|t| t["name"] == *tool), "{listed:?}");
+    }
+    session
+}
+
+/// The one denial that was planted, during this call.
+fn planted(trail: &Trail, path: &str, access: Value, tool: Option<&str>) {
+    let events = trail.events();
+    let denials: Vec<_> = events
+        .iter()
+        .filter(|e| e["verdict"] == "deny" && e["path"] == path)
+        .collect();
+    assert!(!denials.is_empty(), "no denial of {path} in {events:#?}");
+    for denial in denials {
+        assert_eq!(denial["access"], access, "{denial}");
+        assert_eq!(denial["call"]["attribution"], "sole", "{denial}");
+        assert_eq!(denial["call"]["tool"].as_str(), tool, "{denial}");
+    }
+    assert!(trail.verified());
+    nothing_left();
+}
+
+fn filesystem() {
+    let run = Run {
+        server: &["mcp-server-filesystem", PROJECT],
+        ..Run::fake("filesystem", "/opt/guard/policies/filesystem.toml")
+    };
+    let mut session = open(&run, &["read_text_file", "list_directory"]);
+    let notes = json!({"path": "/srv/project/notes.txt"});
+    let notes = session.call("read_text_file", notes);
+    assert_eq!(notes.as_deref(), Ok("just notes"));
+    let listed = session.call("list_directory", json!({"path": PROJECT}));
+    let listed = listed.expect("a listing");
+    assert!(listed.contains("[FILE] notes.txt"), "{listed}");
+    // Inside the directory that the server was given: it would serve it.
+    let secret = session.call("read_text_file", json!({"path": SECRET}));
+    let secret = secret.expect_err("the secret must not be read");
+    assert!(secret.contains("EACCES"), "{secret}");
+    let trail = session.end();
+    planted(&trail, SECRET, json!(["read"]), Some("read_text_file"));
+}
+
+fn everything() {
+    // A document that the server would serve as it does those beside it.
+    let documents = "/opt/mcp/node_modules/@modelcontextprotocol/server-everything/dist/docs";
+    let link = format!("{documents}/planted.md");
+    let _ = std::fs::remove_file(&link);
+    std::fs::write("/srv/planted.md", "what lies elsewhere").expect("write a file");
+    std::os::unix::fs::symlink("/srv/planted.md", &link).expect("make a link");
+
+    let run = Run {
+        server: &["mcp-server-everything"],
+        ..Run::fake("everything", "/opt/guard/policies/everything.toml")
+    };
+    let mut session = open(&run, &["echo", "get-sum"]);
+    let echo = session.call("echo", json!({"message": "hello"}));
+    assert_eq!(echo.as_deref(), Ok("Echo: hello"));
+    let sum = session.call("get-sum", json!({"a": 2, "b": 3}));
+    assert_eq!(sum.as_deref(), Ok("The sum of 2 and 3 is 5."));
+    let mut document = |name: &str| {
+        let uri = format!("demo://resource/static/document/{name}");
+        let id = session.request("resources/read", &json!({"uri": uri}));
+        session.result(id)["contents"][0]["text"].to_string()
+    };
+    let own = document("startup.md");
+    assert!(!own.contains("EACCES") && own.len() > 100, "{own}");
+    let other = document("planted.md");
+    assert!(other.contains("EACCES"), "{other}");
+    let trail = session.end();
+    planted(&trail, "/srv/planted.md", json!(["read"]), None);
+}
+
+fn git() {
+    let script = "set -e; rm -rf /srv/repository; mkdir /srv/repository; cd /srv/repository
+        git init -q -b main; git config user.name T; git config user.email t@localhost
+        echo one > file.txt; echo A=1 > .env; git add .; git commit -q -m first
+        echo two >> file.txt; chown -R 1000:1000 .";
+    let made = Command::new("sh").args(["-c", script]).output();
+    let made = made.expect("start sh");
+    assert!(made.status.success(), "{made:?}");
+    let repository = json!({"repo_path": "/srv/repository"});
+
+    let run = Run {
+        server: &["mcp-server-git", "--repository", "/srv/repository"],
+        ..Run::fake("git", "/opt/guard/policies/git.toml")
+    };
+    let mut session = open(&run, &["git_log", "git_diff_unstaged", "git_add"]);
+    let log = session.call("git_log", repository.clone()).expect("a log");
+    assert!(log.contains("first"), "{log}");
+    let diff = session.call("git_diff_unstaged", repository);
+    let diff = diff.expect("a difference");
+    assert!(diff.contains("+two"), "{diff}");
+    // Tracked, and changed: the server would read it to add it.
+    std::fs::write("/srv/repository/.env", "A=changed").expect("write a file");
+    let arguments = json!({"repo_path": "/srv/repository", "files": [".env"]});
+    let added = session.call("git_add", arguments);
+    let added = added.expect_err("the secret must not be read");
+    assert!(!added.is_empty());
+    let trail = session.end();
+    planted(
+        &trail,
+        "/srv/repository/.env",
+        json!(["read"]),
+        Some("git_add"),
+    );
+}
