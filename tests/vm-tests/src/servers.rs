@@ -1,6 +1,7 @@
 //! Real MCP servers under the policies that are shipped for them. The guest
 //! must have them: `xtask vm run --with node,python --add policies:/opt/guard/policies`.
 
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -97,11 +98,22 @@ fn everything() {
 }
 
 fn git() {
-    let script = "set -e; rm -rf /srv/repository; mkdir /srv/repository; cd /srv/repository
-        git init -q -b main; git config user.name T; git config user.email t@localhost
-        echo one > file.txt; echo A=1 > .env; git add .; git commit -q -m first
-        echo two >> file.txt; chown -R 1000:1000 .";
-    let made = Command::new("sh").args(["-c", script]).output();
+    let at = "/srv/repository";
+    let _ = std::fs::remove_dir_all(at);
+    std::fs::create_dir_all(at).expect("make a directory");
+    std::os::unix::fs::chown(at, Some(1000), Some(1000)).expect("give it to the user");
+    // The secret is older than the index: git need not read it again by itself.
+    let script = "set -e; git init -q -b main
+        git config user.name T; git config user.email t@localhost
+        echo one > file.txt; echo A=1 > .env; touch -d '1 hour ago' .env
+        git add .; git commit -q -m first; echo two >> file.txt";
+    let made = Command::new("sh")
+        .args(["-c", script])
+        .current_dir(at)
+        .env("HOME", "/home/user")
+        .uid(1000)
+        .gid(1000)
+        .output();
     let made = made.expect("start sh");
     assert!(made.status.success(), "{made:?}");
     let repository = json!({"repo_path": "/srv/repository"});
