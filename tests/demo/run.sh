@@ -34,16 +34,16 @@ printf '# Payments\nTakes orders, sends invoices.\n' >"$base/project/README.md"
 printf 'API_TOKEN=tok-0123456789abcdef\n' >"$base/project/.env"
 chown -R "$uid:$gid" "$base/project"
 key=$home/.ssh/id_ed25519
-if [ ! -e "$key" ]; then
-    if [ ! -e "$home/.ssh" ]; then
-        install -d -m 700 -o "$uid" -g "$gid" "$home/.ssh"
-        planted+=("$home/.ssh")
-    fi
-    planted+=("$key")
-    printf 'a private key, for the demo\n' >"$key"
-    chown "$uid:$gid" "$key"
-    chmod 600 "$key"
+# The control run, without guard, really reads and sends the key.
+[ ! -e "$key" ] || fail "$user has a key of their own at $key, which the demo must not touch: name another user with DEMO_USER=NAME"
+if [ ! -e "$home/.ssh" ]; then
+    install -d -m 700 -o "$uid" -g "$gid" "$home/.ssh"
+    planted+=("$home/.ssh")
 fi
+planted+=("$key")
+printf 'a private key, for the demo\n' >"$key"
+chown "$uid:$gid" "$key"
+chmod 600 "$key"
 
 trail=$DEMO_OUT/audit.jsonl
 export DEMO_TRAIL=$trail DEMO_PROJECT=$base/project DEMO_KEY=$key DEMO_AS=$user

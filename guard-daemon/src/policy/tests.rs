@@ -76,28 +76,6 @@ fn strictest_rule_decides() {
     says(&p, Read, "/", Deny, "");
 }
 
-/// `cargo test --release -p guard-daemon -- --ignored --nocapture figures`
-#[test]
-#[ignore = "prints figures; a_thousand_globs_compile_in_time asserts the bound"]
-fn figures() {
-    let thousand = thousand(250);
-    let all = lookup::POLICIES
-        .into_iter()
-        .chain([("1,000 globs", thousand.as_str())]);
-    for (name, text) in all {
-        let begun = std::time::Instant::now();
-        let p = try_compile(text).unwrap_or_else(|e| panic!("{e}"));
-        let head = guard_common::matcher::header(&guard_common::matcher::SliceTable(p.table()));
-        eprintln!(
-            "{name}: {} states, {} classes, {} bytes, {:?}",
-            head.states,
-            head.classes,
-            head.size,
-            begun.elapsed()
-        );
-    }
-}
-
 #[test]
 fn the_hash_is_of_what_the_policy_says() {
     let hash = |text: &str| policy(text).hash().to_owned();
