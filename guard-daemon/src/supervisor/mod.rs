@@ -42,8 +42,10 @@ use prepare::Rights;
 pub use serve::{ServeError, private, system, teardown};
 use session::{Heard, Session};
 
-/// How long a kernel event waits for the record of its call.
-const RECORD_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a kernel event waits for the record of its call. Only after a
+/// restart is a record ever late: as late as the relay is in coming back,
+/// which on a loaded host takes seconds.
+const RECORD_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The supervisor's state. Never borrowed across an await.
 type Shared = Rc<RefCell<Supervisor>>;
