@@ -24,6 +24,8 @@ pub enum Kind {
     Exec = 2,
     /// A socket was made or used.
     Network = 3,
+    /// Something that a sandbox reaches out of itself with.
+    Escape = 4,
 }
 
 /// The operation, by the hook that saw it.
@@ -42,6 +44,74 @@ pub enum Op {
     Connect = 5,
     /// cgroup sendmsg4/6 (net/ipv4/udp.c, net/ipv6/udp.c).
     Send = 6,
+    /// A regular file, by `security_path_mknod` (also from `open` with `O_CREAT`).
+    Create = 7,
+    /// `security_path_mkdir`.
+    Mkdir = 8,
+    /// `security_path_rmdir`.
+    Rmdir = 9,
+    /// A device, FIFO or socket, by `security_path_mknod`.
+    Mknod = 10,
+    /// `security_path_unlink`.
+    Unlink = 11,
+    /// `security_path_symlink`.
+    Symlink = 12,
+    /// `security_path_link`.
+    Link = 13,
+    /// `security_path_rename`, for each name.
+    Rename = 14,
+    /// `security_path_truncate`, `security_file_truncate`.
+    Truncate = 15,
+    /// `security_path_chmod`.
+    Chmod = 16,
+    /// `security_path_chown`.
+    Chown = 17,
+    /// `security_inode_setxattr` and its like, access control lists included.
+    Xattr = 18,
+    /// `security_inode_setattr` with times.
+    Times = 19,
+    /// `security_path_notify`: inotify, fanotify.
+    Watch = 20,
+    /// `security_file_receive`: a descriptor came over a unix socket.
+    Receive = 21,
+    /// `security_file_mprotect` with `PROT_EXEC`.
+    ProtectExec = 22,
+    /// `security_socket_bind`.
+    Bind = 23,
+    /// `security_socket_listen`.
+    Listen = 24,
+    /// `security_unix_stream_connect`.
+    UnixConnect = 25,
+    /// `security_unix_may_send`.
+    UnixSend = 26,
+    /// `security_ptrace_access_check`, `security_ptrace_traceme`; memory and
+    /// descriptors of other processes are asked for through it too.
+    Ptrace = 40,
+    /// `security_task_kill`.
+    Signal = 41,
+    /// `security_sb_mount` and all that changes mounts.
+    Mount = 42,
+    /// `security_path_chroot`.
+    Chroot = 43,
+    /// `security_create_user_ns`.
+    UserNamespace = 44,
+    /// `security_bpf`.
+    Bpf = 45,
+    /// `security_perf_event_open`.
+    Perf = 46,
+    /// `security_kernel_module_request`, `security_kernel_load_data`,
+    /// `security_kernel_read_file`.
+    Module = 47,
+    /// `security_key_permission`, `security_key_alloc`.
+    Key = 48,
+    /// `security_ipc_permission`: System V objects of another sandbox or user.
+    Ipc = 49,
+    /// `security_task_setscheduler` and its like, on a process outside.
+    Scheduler = 50,
+    /// `security_syslog`.
+    KernelLog = 51,
+    /// `security_uring_*`.
+    IoUring = 52,
 }
 
 /// Why an access was judged as it was, when no rule of the policy says so.
@@ -78,6 +148,20 @@ pub enum Reason {
     Raced = 13,
     /// Code from memory that no file stands behind (memfd).
     NoFile = 14,
+    /// No policy can grant this inside a sandbox.
+    Escape = 15,
+    /// The process (or object) that is acted on is not of this sandbox.
+    OutsideSandbox = 16,
+    /// A file of a cgroup filesystem.
+    CgroupFilesystem = 17,
+    /// The file would be reachable under more rights by its new name.
+    MoreRights = 18,
+    /// Another name of a file that a deny rule names.
+    HardLink = 19,
+    /// Device files are not made in a sandbox.
+    DeviceFile = 20,
+    /// A unix socket that no rule names.
+    UnixSocket = 21,
 }
 
 /// Start of every record.
@@ -155,6 +239,26 @@ pub struct NetPayload {
     pub protocol: u16,
 }
 
+/// Payload of escape events.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EscapePayload {
+    /// Process id (thread group, initial pid namespace) that was acted on, 0 for none.
+    pub pid: u32,
+    /// What exactly, by operation: the signal, the command of `bpf(2)`, the
+    /// kind of System V object, ….
+    pub detail: u32,
+}
+
+/// Kind of payload: a path, leaf component first.
+pub const PAYLOAD_PATH: u8 = 0;
+/// A [`NetPayload`].
+pub const PAYLOAD_NET: u8 = 1;
+/// An abstract unix socket name.
+pub const PAYLOAD_ABSTRACT: u8 = 2;
+/// An [`EscapePayload`].
+pub const PAYLOAD_TARGET: u8 = 3;
+
 /// Room behind the payload so that the verifier sees a bound for the last
 /// component, whatever the offset.
 const SLACK: usize = MAX_NAME + 1;
@@ -195,7 +299,8 @@ pub use decode::{DecodeError, Event, decode};
 #[cfg(feature = "user")]
 mod decode {
     use super::{
-        EventHeader, Kind, LargeEvent, MAX_CALLS, NetPayload, Op, Reason, SMALL_CALLS, SmallEvent,
+        EscapePayload, EventHeader, Kind, LargeEvent, MAX_CALLS, NetPayload, Op, Reason,
+        SMALL_CALLS, SmallEvent,
     };
     use crate::matcher::Verdict;
     use crate::table::AccessMasks;
@@ -227,6 +332,10 @@ mod decode {
         Path(Vec<u8>),
         /// A socket or destination.
         Net(NetPayload),
+        /// A unix socket's abstract name, without the zero byte that it starts with.
+        Abstract(Vec<u8>),
+        /// What an attempt to get out was aimed at.
+        Target(EscapePayload),
     }
 
     /// A record that no program of this version writes.
@@ -333,6 +442,10 @@ mod decode {
                 socket_type: r.u16(),
                 protocol: r.u16(),
             }),
+            Kind::Escape => Object::Target(EscapePayload {
+                pid: r.u32(),
+                detail: r.u32(),
+            }),
         };
         Ok(Event {
             kind,
@@ -364,8 +477,52 @@ mod decode {
             }
         };
     }
-    checked!(kind, Kind, [File, Exec, Network]);
-    checked!(op, Op, [Open, Exec, MapExec, Socket, Connect, Send]);
+    checked!(kind, Kind, [File, Exec, Network, Escape]);
+    checked!(
+        op,
+        Op,
+        [
+            Open,
+            Exec,
+            MapExec,
+            Socket,
+            Connect,
+            Send,
+            Create,
+            Mkdir,
+            Rmdir,
+            Mknod,
+            Unlink,
+            Symlink,
+            Link,
+            Rename,
+            Truncate,
+            Chmod,
+            Chown,
+            Xattr,
+            Times,
+            Watch,
+            Receive,
+            ProtectExec,
+            Bind,
+            Listen,
+            UnixConnect,
+            UnixSend,
+            Ptrace,
+            Signal,
+            Mount,
+            Chroot,
+            UserNamespace,
+            Bpf,
+            Perf,
+            Module,
+            Key,
+            Ipc,
+            Scheduler,
+            KernelLog,
+            IoUring
+        ]
+    );
     checked!(verdict, Verdict, [Allow, Approve, Deny]);
     checked!(
         reason,
@@ -385,7 +542,14 @@ mod decode {
             RingFull,
             Internal,
             Raced,
-            NoFile
+            NoFile,
+            Escape,
+            OutsideSandbox,
+            CgroupFilesystem,
+            MoreRights,
+            HardLink,
+            DeviceFile,
+            UnixSocket
         ]
     );
 }

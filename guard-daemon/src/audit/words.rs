@@ -38,6 +38,20 @@ pub enum Reason {
     Raced,
     /// Code from memory that no file stands behind.
     NoFile,
+    /// No policy can grant this inside a sandbox.
+    Escape,
+    /// The process or object that was acted on is not of this sandbox.
+    OutsideSandbox,
+    /// A file of a cgroup filesystem.
+    CgroupFilesystem,
+    /// The file would be reachable under more rights by its new name.
+    MoreRights,
+    /// Another name of a file that a deny rule names.
+    HardLink,
+    /// Device files are not made in a sandbox.
+    DeviceFile,
+    /// A unix socket that no rule names.
+    UnixSocket,
     /// Kernel sequence numbers are missing.
     SequenceGap,
     /// The last line of the trail was not whole when it was opened.
@@ -81,6 +95,13 @@ impl Reason {
             KernelReason::Internal => Self::Internal,
             KernelReason::Raced => Self::Raced,
             KernelReason::NoFile => Self::NoFile,
+            KernelReason::Escape => Self::Escape,
+            KernelReason::OutsideSandbox => Self::OutsideSandbox,
+            KernelReason::CgroupFilesystem => Self::CgroupFilesystem,
+            KernelReason::MoreRights => Self::MoreRights,
+            KernelReason::HardLink => Self::HardLink,
+            KernelReason::DeviceFile => Self::DeviceFile,
+            KernelReason::UnixSocket => Self::UnixSocket,
         })
     }
 }

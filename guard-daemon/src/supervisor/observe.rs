@@ -86,7 +86,7 @@ pub fn rule(policy: &CompiledPolicy, event: &Event) -> Option<RuleRef> {
         Object::Net(NetPayload { addr, port, .. }) if event.op != Op::Socket => {
             same(policy.explain_net(u128::from_be_bytes(*addr), *port, active))
         }
-        Object::Net(_) => None,
+        Object::Net(_) | Object::Abstract(_) | Object::Target(_) => None,
     }
 }
 
@@ -150,7 +150,8 @@ mod tests {
         };
         let kind = match object {
             Object::Path(_) => Kind::File,
-            Object::Net(_) => Kind::Network,
+            Object::Net(_) | Object::Abstract(_) => Kind::Network,
+            Object::Target(_) => Kind::Escape,
         };
         Event {
             header,
