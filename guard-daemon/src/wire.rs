@@ -25,14 +25,16 @@ pub enum Request {
     Status,
     /// Load policies anew. Answered by a [`ReloadReply`].
     Reload,
-    /// A relay is back: the same bytes as [`RelayRecord::Hello`]. Not answered;
-    /// from here on the connection is that relay's wire.
+    /// A relay is back: the same bytes as [`RelayRecord::Hello`]. Answered by
+    /// a [`RelayNote`]; from here on the connection is that relay's wire.
     #[serde(rename = "hello")]
     Relay {
         /// Sandbox number.
         sandbox: u64,
         /// Proves that it is that sandbox's relay.
         token: String,
+        /// Records up to this number were acknowledged to it.
+        written: u64,
     },
 }
 
@@ -167,6 +169,29 @@ pub enum ControlReply {
     Signalled(i32),
 }
 
+/// Relay → supervisor: one packet, but for [`RelayRecord::Hello`], which comes
+/// bare. The relay numbers its records from 1 without a gap, over all
+/// connections of its session, and keeps each until it was acknowledged.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Numbered {
+    /// The record's number.
+    pub seq: u64,
+    /// The record.
+    pub record: RelayRecord,
+}
+
+/// Supervisor → relay, on the same socket, now and then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum RelayNote {
+    /// What all records up to this number say is in the trail.
+    Written {
+        /// The number.
+        through: u64,
+    },
+}
+
 /// Relay → supervisor. A call's record is sent **before** its slot is written,
 /// which is before its bytes leave: when a kernel event names a call, its
 /// record is already in the socket.
@@ -179,6 +204,9 @@ pub enum RelayRecord {
         sandbox: u64,
         /// Proves that it is that sandbox's relay.
         token: String,
+        /// Records up to this number were acknowledged to it. Those after it
+        /// follow, also such as were sent before.
+        written: u64,
     },
     /// A request is about to be forwarded.
     CallStart(CallStart),
@@ -380,11 +408,12 @@ mod tests {
         let hello = RelayRecord::Hello {
             sandbox: 7,
             token: "t".into(),
+            written: 9,
         };
         let text = serde_json::to_string(&hello).unwrap();
         let request: Request = serde_json::from_str(&text).unwrap();
         assert!(
-            matches!(request, Request::Relay { sandbox: 7, ref token } if token == "t"),
+            matches!(request, Request::Relay { sandbox: 7, ref token, written: 9 } if token == "t"),
             "{request:?}"
         );
     }

@@ -218,12 +218,17 @@ pub fn alert(
     AuditEvent::new(time, boot, sandbox, Body::Alert(Alert::Raised { detail })).because(reason)
 }
 
-/// The event of a request that the relay forwards.
+/// The event of a request that the relay forwards. `rseq`: its record's number.
 ///
 /// A relay may be in its server's hands: a record with a digest that is none
 /// becomes an alert that quotes it.
 #[must_use]
-pub fn from_call_start(record: &CallStart, boot: &str, sandbox: &SandboxRef) -> AuditEvent {
+pub fn from_call_start(
+    record: &CallStart,
+    rseq: u64,
+    boot: &str,
+    sandbox: &SandboxRef,
+) -> AuditEvent {
     let time = from_nanos(record.time.into());
     let Ok(args_hash) = digest(record.args_hash.as_deref()) else {
         return garbled(time, boot, sandbox, "args_hash", &record.args_hash);
@@ -237,6 +242,7 @@ pub fn from_call_start(record: &CallStart, boot: &str, sandbox: &SandboxRef) -> 
         arguments: record.arguments.clone(),
         arguments_cut: record.arguments_cut,
         args_hash,
+        rseq,
     });
     AuditEvent {
         verdict: Some(Verdict::Allow),
@@ -261,6 +267,7 @@ pub fn call_info(record: &CallStart) -> CallInfo {
 #[must_use]
 pub fn from_call_end(
     record: &CallEnd,
+    rseq: u64,
     call: Option<&CallInfo>,
     boot: &str,
     sandbox: &SandboxRef,
@@ -278,13 +285,19 @@ pub fn from_call_end(
         result_bytes: record.result_bytes,
         result_hash,
         duration_ns: record.duration,
+        rseq,
     });
     AuditEvent::new(time, boot, Some(sandbox.clone()), body)
 }
 
 /// The event of a breach of the protocol. Refused bytes are a denial.
 #[must_use]
-pub fn from_protocol_note(note: &ProtocolNote, boot: &str, sandbox: &SandboxRef) -> AuditEvent {
+pub fn from_protocol_note(
+    note: &ProtocolNote,
+    rseq: u64,
+    boot: &str,
+    sandbox: &SandboxRef,
+) -> AuditEvent {
     let time = from_nanos(note.time.into());
     let from = match note.from.as_str() {
         "client" => Side::Client,
@@ -299,6 +312,7 @@ pub fn from_protocol_note(note: &ProtocolNote, boot: &str, sandbox: &SandboxRef)
         from,
         detail: note.detail.clone(),
         refused: note.refused,
+        rseq,
     });
     AuditEvent {
         verdict: Some(if note.refused {

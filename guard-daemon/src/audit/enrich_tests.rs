@@ -103,7 +103,7 @@ fn addresses_are_written_in_their_family() {
 fn a_relay_cannot_break_the_form_of_the_trail() {
     let mut start = super::super::samples::call_start();
     start.args_hash = Some("sha256:\u{1b}[2J".into());
-    let audit = from_call_start(&start, "b", &super::super::samples::sandbox());
+    let audit = from_call_start(&start, 1, "b", &super::super::samples::sandbox());
     assert_eq!(audit.reason, Some(Reason::RelayRecord));
     let note = ProtocolNote {
         from: "server".into(),
@@ -112,6 +112,6 @@ fn a_relay_cannot_break_the_form_of_the_trail() {
         refused: true,
         time: 0,
     };
-    let audit = from_protocol_note(&note, "b", &super::super::samples::sandbox());
+    let audit = from_protocol_note(&note, 1, "b", &super::super::samples::sandbox());
     assert_eq!(audit.reason, Some(Reason::RelayRecord));
 }

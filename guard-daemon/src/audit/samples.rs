@@ -131,8 +131,8 @@ pub(crate) fn all() -> Vec<AuditEvent> {
         args_hash: None,
         ..start.clone()
     };
-    events.push(from_call_start(&start, known().boot, &sandbox()));
-    events.push(from_call_start(&bare_start, known().boot, &sandbox()));
+    events.push(from_call_start(&start, 11, known().boot, &sandbox()));
+    events.push(from_call_start(&bare_start, 12, known().boot, &sandbox()));
     for outcome in [
         Outcome::Result,
         Outcome::ToolError,
@@ -149,7 +149,13 @@ pub(crate) fn all() -> Vec<AuditEvent> {
             time: 1_763_672_400_000_000_002,
         };
         let call = (outcome != Outcome::Abandoned).then(|| call_info(&start));
-        events.push(from_call_end(&end, call.as_ref(), known().boot, &sandbox()));
+        events.push(from_call_end(
+            &end,
+            13,
+            call.as_ref(),
+            known().boot,
+            &sandbox(),
+        ));
     }
     for (from, refused) in [
         ("client", true),
@@ -164,7 +170,12 @@ pub(crate) fn all() -> Vec<AuditEvent> {
             refused,
             time: 0,
         };
-        events.push(super::from_protocol_note(&note, known().boot, &sandbox()));
+        events.push(super::from_protocol_note(
+            &note,
+            14,
+            known().boot,
+            &sandbox(),
+        ));
     }
     for enforcement in [Enforcement::Kernel, Enforcement::GatewayOnly] {
         let body = Body::Sandbox(Sandbox::Start {
@@ -198,7 +209,8 @@ pub(crate) fn all() -> Vec<AuditEvent> {
             },
             Reason::SequenceGap,
         ),
-        (Loss::Relay { count: 4 }, Reason::RelayBuffer),
+        (Loss::Relay { count: 4, rseq: 15 }, Reason::RelayBuffer),
+        (Loss::Relay { count: 4, rseq: 19 }, Reason::SequenceGap),
         (Loss::Unwritten { count: 9 }, Reason::WriteFailed),
         (
             Loss::Torn {

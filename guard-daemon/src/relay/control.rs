@@ -24,6 +24,8 @@ const TICK_MS: u16 = 500;
 const DRAIN: u64 = 1_000_000_000;
 /// Nanoseconds that the last records may take while the supervisor is away.
 const LAST_FLUSH: u64 = 3_000_000_000;
+/// How often it is asked whether they were written.
+const ACKNOWLEDGED: Duration = Duration::from_millis(5);
 
 /// The control thread's state.
 pub(super) struct Control<'a> {
@@ -203,6 +205,10 @@ impl<'a> Control<'a> {
             let _ = send(control.as_raw_fd(), &packet, flags);
         }
         self.kill();
+        // The client need not wait for the records. Locked: it takes no more.
+        if let Ok(mut client_out) = self.shared.client_out.try_lock() {
+            drop(client_out.take());
+        }
         let since = clock::boot();
         loop {
             let outbox = &self.shared.outbox;
@@ -210,7 +216,7 @@ impl<'a> Control<'a> {
             if outbox.is_empty() || clock::boot().saturating_sub(since) >= LAST_FLUSH {
                 return;
             }
-            std::thread::sleep(Duration::from_millis(100));
+            std::thread::sleep(ACKNOWLEDGED);
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod config;
 mod control;
 pub mod ending;
 pub mod gate;
+mod kept;
 mod later;
 pub mod outbox;
 mod pump;
@@ -31,9 +32,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use crate::mcp::session::{End, Session};
 use crate::sys::relay::{grow_pipe, inherited, one_arena};
 use crate::sys::slot::SlotPage;
-use crate::wire::RelayRecord;
 use config::RelayConfig;
-use outbox::Outbox;
+use outbox::{Back, Outbox};
 use pump::Steady;
 use recorder::Recorder;
 
@@ -152,11 +152,11 @@ fn run(json: &str) -> Result<(), Box<dyn std::error::Error>> {
     for pipe in [&client_in, &client_out, &server_in, &server_out] {
         grow_pipe(pipe.as_fd(), PIPE_SIZE);
     }
-    let hello = RelayRecord::Hello {
+    let back = config.reconnect.clone().map(|path| Back {
+        path,
         sandbox: config.sandbox,
         token: config.token.clone(),
-    };
-    let back = config.reconnect.clone().map(|path| (path, hello));
+    });
     let shared = Arc::new(Shared {
         session: Mutex::default(),
         outbox: Outbox::new(wire, back),

@@ -51,7 +51,8 @@ fn records(client: &[&str], server: &[&str], args_max: usize) -> Vec<RelayRecord
     let mut packet = vec![0; MAX_PACKET];
     std::iter::from_fn(|| {
         let count = recv(theirs.as_raw_fd(), &mut packet, MsgFlags::MSG_DONTWAIT).ok()?;
-        Some(serde_json::from_slice(&packet[..count]).unwrap())
+        let numbered: crate::wire::Numbered = serde_json::from_slice(&packet[..count]).unwrap();
+        Some(numbered.record)
     })
     .collect()
 }

@@ -12,6 +12,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use super::cgroup::SandboxCgroup;
 use super::launch::set_nonblocking;
 use super::prepare::recompile;
+use super::recall::recall;
 use super::session::Session;
 use super::start::attend;
 use super::state::{self, SandboxState, system_dir};
@@ -190,6 +191,14 @@ impl Supervisor {
         session.cgroup = remains.cgroup;
         session.adopted = Some(Instant::now());
         session.announced = self.open_trail(&session);
+        match recall(&session.state) {
+            Ok(recalled) => session.recall(recalled),
+            // Its relay knows what was acknowledged; a few records may be doubled.
+            Err(error) => tracing::error!(
+                "audit trail {}: {error}",
+                session.state.audit_file.display()
+            ),
+        }
         if let (Some(kernel), Some(entry)) = (&mut self.kernel, &entry) {
             session.table = kernel.table_of(entry);
         }
@@ -248,8 +257,9 @@ fn unknown(number: u64, id: String) -> SandboxState {
     )
 }
 
-/// A relay is back. It must be the relay's user, with the sandbox's token.
-pub(super) fn welcome(shared: &Shared, socket: OwnedFd, number: u64, token: &str) {
+/// A relay is back, and has been told of its records up to `told`. It must be
+/// the relay's user, with the sandbox's token.
+pub(super) fn welcome(shared: &Shared, socket: OwnedFd, number: u64, token: &str, told: u64) {
     let Ok(peer) = getsockopt(&socket, sockopt::PeerCredentials) else {
         return;
     };
@@ -280,7 +290,7 @@ pub(super) fn welcome(shared: &Shared, socket: OwnedFd, number: u64, token: &str
             Err(error) => return tracing::error!("{error}"),
         };
         session.relay_pidfd = Some(pidfd);
-        session.wire = Some(Rc::new(wire));
+        session.welcome(wire, told);
     }
     attend(shared, number);
 }

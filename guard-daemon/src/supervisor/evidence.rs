@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::state::Mark;
 use crate::audit::AuditEvent;
 use crate::audit::sink::{AppendError, FileSink, OpenError};
 
@@ -41,6 +42,23 @@ impl Evidence {
             self.sinks.insert(path.to_owned(), sink);
         }
         Ok(())
+    }
+
+    /// Whether nothing is missing in a trail that it does not tell of.
+    #[must_use]
+    pub fn is_whole(&self, trail: &Path) -> bool {
+        self.sinks.get(trail).is_some_and(|s| s.unwritten() == 0)
+    }
+
+    /// Where a trail ends; `None` when that is not known.
+    #[must_use]
+    pub fn end(&self, trail: &Path) -> Option<Mark> {
+        let (inode, offset) = self.sinks.get(trail)?.end()?;
+        Some(Mark {
+            inode,
+            offset,
+            through: 0,
+        })
     }
 
     /// Keeps an event until [`Self::flush`].

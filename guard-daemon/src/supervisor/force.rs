@@ -70,7 +70,9 @@ impl Supervisor {
         set_nonblocking(&ours).map_err(Refused::new)?;
         let ours = watch(ours).map_err(Refused::new)?;
         let is_root = self.rights == Rights::Root;
+        let mark = self.evidence.end(&trail).unwrap_or_default();
         let session = self.session(number)?;
+        session.state.mark = mark;
         session.wire = Some(Rc::new(ours));
         session.policy = Some(policy);
         session.state.relay_uid = relay_uid;

@@ -14,6 +14,7 @@ pub mod observe;
 pub mod paths;
 pub mod prepare;
 pub mod random;
+pub mod recall;
 pub mod seccomp;
 mod serve;
 pub mod session;
@@ -46,6 +47,9 @@ use session::{Heard, Session};
 /// restart is a record ever late: as late as the relay is in coming back,
 /// which on a loaded host takes seconds.
 const RECORD_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Bytes that a trail grows before the next supervisor's look at it begins later.
+const MARK_EVERY: u64 = 16 << 20;
 
 /// The supervisor's state. Never borrowed across an await.
 type Shared = Rc<RefCell<Supervisor>>;
@@ -227,7 +231,36 @@ impl Supervisor {
             self.report_gap(&gap);
         }
         self.flush();
+        for session in self.sessions.values_mut() {
+            session.acknowledge(true);
+        }
+        self.move_marks();
         self.evidence.sync();
+    }
+
+    /// Lets the next supervisor begin further on in the trails.
+    fn move_marks(&mut self) {
+        if self.rights == Rights::Own {
+            return;
+        }
+        for session in self.sessions.values_mut() {
+            // A call that began before the mark would have no record after it.
+            let rests = session.in_flight() == 0
+                && session.written == session.heard
+                && !self.held.iter().any(|h| h.session == session.state.number);
+            if let Some(mut end) = self
+                .evidence
+                .end(&session.state.audit_file)
+                .filter(|_| rests)
+                && end.offset >= session.state.mark.offset + MARK_EVERY
+            {
+                end.through = session.written;
+                session.state.mark = end;
+                if let Err(error) = session.state.save(state::system_dir()) {
+                    tracing::error!("state of sandbox {}: {error}", session.state.id);
+                }
+            }
+        }
     }
 
     fn report_gap(&mut self, gap: &Gap) {
@@ -268,6 +301,14 @@ impl Supervisor {
     /// Writes what waits. A policy may want no server to run without its trail.
     fn flush(&mut self) {
         let failed = self.evidence.flush();
+        for session in self.sessions.values_mut() {
+            // What a full disk has cost is not acknowledged before the trail says so.
+            if session.heard > session.written && self.evidence.is_whole(&session.state.audit_file)
+            {
+                session.written = session.heard;
+            }
+            session.acknowledge(false);
+        }
         if failed.is_empty() {
             return;
         }

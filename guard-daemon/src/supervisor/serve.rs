@@ -304,8 +304,13 @@ async fn take_relays(shared: &Shared, relays: &AsyncFd<OwnedFd>) {
                     let Some((socket, packet)) = first_packet(relay).await else {
                         return;
                     };
-                    if let Ok(Request::Relay { sandbox, token }) = packet.parse() {
-                        adopt::welcome(&shared, socket, sandbox, &token);
+                    if let Ok(Request::Relay {
+                        sandbox,
+                        token,
+                        written,
+                    }) = packet.parse()
+                    {
+                        adopt::welcome(&shared, socket, sandbox, &token, written);
                     }
                 });
             }

@@ -8,10 +8,11 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv};
+use nix::sys::socket::{MsgFlags, recv, send};
 use tokio::io::unix::AsyncFd;
 
 use super::cgroup::SandboxCgroup;
+use super::recall::Recalled;
 use super::state::SandboxState;
 use crate::audit::enrich::{alert, call_info};
 use crate::audit::event::{Body, CallInfo, Loss, SandboxRef};
@@ -19,12 +20,16 @@ use crate::audit::words::{Digest, Reason};
 use crate::audit::{AuditEvent, from_call_end, from_call_start, from_protocol_note};
 use crate::kernel::Published;
 use crate::policy::CompiledPolicy;
-use crate::wire::RelayRecord;
+use crate::wire::{Numbered, RelayNote, RelayRecord};
 
 /// Calls whose records are kept after their end: kernel events come late.
 const MAX_ENDED: usize = 4096;
 /// Records taken at once, so that one relay cannot keep the supervisor busy.
 const MAX_RECORDS: usize = 1024;
+/// Written records after which the relay is told, at the latest.
+const TELL_RECORDS: u64 = 64;
+/// Bytes of them after which it is told: it keeps 8 MiB at most.
+const TELL_BYTES: usize = 1 << 20;
 /// Bytes of a record that is no record, as an alert quotes it.
 const QUOTE: usize = 256;
 
@@ -49,6 +54,14 @@ pub struct Session {
     pub calls: BTreeMap<u64, CallInfo>,
     in_flight: BTreeSet<u64>,
     ended: VecDeque<u64>,
+    /// Number of the last relay record that was taken.
+    pub heard: u64,
+    /// Records up to this number are in the trail.
+    pub written: u64,
+    /// Records up to this number were acknowledged to the relay.
+    told: u64,
+    /// Bytes of records that were taken and not acknowledged.
+    untold: usize,
     /// What processes ran, by number, for events of those that are gone.
     pub programs: BTreeMap<u32, Vec<u8>>,
     /// How the server ended: status, signal.
@@ -100,6 +113,10 @@ impl Session {
             calls: BTreeMap::new(),
             in_flight: BTreeSet::new(),
             ended: VecDeque::new(),
+            heard: 0,
+            written: 0,
+            told: 0,
+            untold: 0,
             programs: BTreeMap::new(),
             exit: (None, None),
             adopted: None,
@@ -131,12 +148,13 @@ impl Session {
             match recv(wire.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(0) => return Heard::Gone,
                 Ok(len) => {
-                    if let Some(event) = self.record(&buffer[..len], boot) {
-                        each(event);
-                    }
+                    self.untold = self.untold.saturating_add(len);
+                    self.packet(&buffer[..len], boot, each);
                 }
                 Err(Errno::EAGAIN) => return Heard::All,
-                Err(Errno::EINTR) => {}
+                // Reset: it closed without having read every acknowledgement;
+                // what it said comes still.
+                Err(Errno::EINTR | Errno::ECONNRESET) => {}
                 Err(errno) => {
                     let error = io::Error::from(errno);
                     tracing::warn!("wire of sandbox {}: {error}", self.state.id);
@@ -147,20 +165,13 @@ impl Session {
         Heard::More
     }
 
-    /// What one packet says.
-    fn record(&mut self, packet: &[u8], boot: &str) -> Option<AuditEvent> {
-        let alerted = |session: &Self, detail: String| {
-            let now = jiff::Timestamp::now();
-            alert(
-                now,
-                boot,
-                Some(session.name.clone()),
-                Reason::RelayRecord,
-                detail,
-            )
-        };
-        let record: RelayRecord = match serde_json::from_slice(packet) {
-            Ok(record) => record,
+    /// What one packet says. A record that came before is dropped: the relay
+    /// sends again what was not acknowledged when a supervisor died. Numbers
+    /// that are missing are a loss.
+    fn packet(&mut self, packet: &[u8], boot: &str, each: &mut dyn FnMut(AuditEvent)) {
+        let now = jiff::Timestamp::now;
+        let numbered: Numbered = match serde_json::from_slice(packet) {
+            Ok(numbered) => numbered,
             Err(error) => {
                 let shown = &packet[..packet.len().min(QUOTE)];
                 let detail = format!(
@@ -168,36 +179,109 @@ impl Session {
                     packet.len(),
                     crate::wire::escape(shown)
                 );
-                return Some(alerted(self, detail));
+                let name = Some(self.name.clone());
+                return each(alert(now(), boot, name, Reason::RelayRecord, detail));
             }
         };
+        let Numbered { seq, record } = numbered;
+        let Some(ahead) = seq.checked_sub(self.heard).filter(|n| *n > 0) else {
+            return;
+        };
+        if ahead > 1 {
+            let (count, rseq) = (ahead - 1, seq - 1);
+            let body = Body::Loss(Loss::Relay { count, rseq });
+            let event = AuditEvent::new(now(), boot, Some(self.name.clone()), body);
+            each(event.because(Reason::SequenceGap));
+        }
+        self.heard = seq;
+        if let Some(event) = self.record(record, seq, boot) {
+            each(event);
+        }
+    }
+
+    /// What one record says.
+    fn record(&mut self, record: RelayRecord, seq: u64, boot: &str) -> Option<AuditEvent> {
         match record {
             RelayRecord::Hello { .. } => None, // judged where the connection was accepted
             RelayRecord::CallStart(start) => {
                 self.calls.insert(start.call, call_info(&start));
                 self.in_flight.insert(start.call);
                 self.forget_old_calls();
-                Some(from_call_start(&start, boot, &self.name))
+                Some(from_call_start(&start, seq, boot, &self.name))
             }
             RelayRecord::CallEnd(end) => {
                 self.in_flight.remove(&end.call);
                 self.ended.push_back(end.call);
-                let event = from_call_end(&end, self.calls.get(&end.call), boot, &self.name);
+                let call = self.calls.get(&end.call);
+                let event = from_call_end(&end, seq, call, boot, &self.name);
                 self.forget_old_calls();
                 Some(event)
             }
-            RelayRecord::Protocol(note) => Some(from_protocol_note(&note, boot, &self.name)),
+            RelayRecord::Protocol(note) => Some(from_protocol_note(&note, seq, boot, &self.name)),
             RelayRecord::Lost { records } => {
-                let body = Body::Loss(Loss::Relay { count: records });
+                let body = Body::Loss(Loss::Relay {
+                    count: records,
+                    rseq: seq,
+                });
                 let event =
                     AuditEvent::new(jiff::Timestamp::now(), boot, Some(self.name.clone()), body);
                 Some(event.because(Reason::RelayBuffer))
             }
             RelayRecord::ServerExit { status, signal } => {
                 self.exit = (status, signal);
+                self.untold = usize::MAX; // its relay waits to end
                 None
             }
         }
+    }
+
+    /// Says up to which record all is in the trail, when enough has come for
+    /// that, or `now`. A relay that does not read is told another time: it
+    /// keeps what it was not told of.
+    pub fn acknowledge(&mut self, now: bool) {
+        let enough = self.written - self.told >= TELL_RECORDS || self.untold >= TELL_BYTES;
+        if self.written == self.told || !(now || enough) {
+            return;
+        }
+        self.tell();
+    }
+
+    fn tell(&mut self) {
+        let Some(wire) = &self.wire else { return };
+        let through = self.written;
+        let Ok(packet) = serde_json::to_vec(&RelayNote::Written { through }) else {
+            return;
+        };
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        if send(wire.as_raw_fd(), &packet, flags).is_ok() {
+            self.told = through;
+            self.untold = 0;
+        }
+    }
+
+    /// The relay is back, on this wire; up to `told` it knows what is written.
+    pub fn welcome(&mut self, wire: AsyncFd<OwnedFd>, told: u64) {
+        self.wire = Some(Rc::new(wire));
+        // Where the trail was moved away, what the relay knows is all there is to go by.
+        self.heard = self.heard.max(told);
+        self.written = self.written.max(told);
+        self.told = told;
+        self.tell();
+    }
+
+    /// What the trail knows of an adopted session.
+    pub fn recall(&mut self, recalled: Recalled) {
+        (self.heard, self.written) = (recalled.through, recalled.through);
+        for (call, ended) in recalled.calls {
+            let number = call.number;
+            self.calls.insert(number, call);
+            if ended {
+                self.ended.push_back(number);
+            } else {
+                self.in_flight.insert(number);
+            }
+        }
+        self.forget_old_calls();
     }
 
     fn forget_old_calls(&mut self) {
@@ -232,85 +316,5 @@ impl Session {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::supervisor::state::PolicyState;
-    use crate::wire::Enforcement;
-
-    fn session() -> Session {
-        let policy = PolicyState {
-            name: "p".into(),
-            hash: Digest::of(b"").as_str().into(),
-            generation: 1,
-            text: String::new(),
-            source: "p".into(),
-            home: None,
-            cwd: "/".into(),
-            command: vec![],
-            env: vec![],
-            set: vec![],
-        };
-        let [id, server, token] = ["id", "server", "token"].map(str::to_owned);
-        let (audit, tmp) = ("/a".into(), "/t".into());
-        let enforcement = Enforcement::Kernel;
-        let state = SandboxState::new(1, id, server, enforcement, token, audit, tmp, policy);
-        Session::new(state, None)
-    }
-
-    fn start(call: u64) -> String {
-        format!(
-            "{{\"call_start\":{{\"call\":{call},\"id\":\"{call}\",\"method\":\"tools/call\",\
-             \"tool\":\"t\",\"arguments\":null,\"arguments_cut\":false,\"args_hash\":null,\
-             \"time\":0}}}}"
-        )
-    }
-
-    fn end(call: u64) -> String {
-        format!(
-            "{{\"call_end\":{{\"call\":{call},\"outcome\":\"result\",\"result_bytes\":0,\
-             \"result_hash\":null,\"duration\":0,\"time\":0}}}}"
-        )
-    }
-
-    #[test]
-    fn a_call_is_known_after_its_end_too() {
-        let mut session = session();
-        assert!(session.record(start(1).as_bytes(), "b").is_some());
-        assert_eq!(session.in_flight(), 1);
-        assert!(session.record(end(1).as_bytes(), "b").is_some());
-        assert_eq!(session.in_flight(), 0);
-        assert_eq!(session.calls[&1].tool.as_deref(), Some("t"));
-    }
-
-    #[test]
-    fn a_relay_cannot_fill_the_memory() {
-        let mut session = session();
-        for call in 1..=(3 * MAX_ENDED as u64) {
-            session.record(start(call).as_bytes(), "b");
-            session.record(end(call).as_bytes(), "b");
-        }
-        assert_eq!(session.calls.len(), MAX_ENDED);
-        for call in 1..=(3 * MAX_ENDED as u64) {
-            session.record(start(1_000_000 + call).as_bytes(), "b");
-        }
-        assert!(session.calls.len() <= 2 * MAX_ENDED);
-        assert!(session.in_flight() <= 2 * MAX_ENDED);
-    }
-
-    #[test]
-    fn what_is_no_record_is_an_alert() {
-        let mut session = session();
-        for packet in [&b"{}"[..], b"\xff\x00", b"{\"call_start\":{}}"] {
-            let event = session.record(packet, "b").unwrap();
-            assert_eq!(event.reason, Some(Reason::RelayRecord));
-        }
-    }
-
-    #[test]
-    fn how_the_server_ended_is_kept_for_the_last_line() {
-        let mut session = session();
-        let exit = b"{\"server_exit\":{\"status\":null,\"signal\":9}}";
-        assert!(session.record(exit, "b").is_none());
-        assert_eq!(session.exit, (None, Some(9)));
-    }
-}
+#[path = "session_tests.rs"]
+mod tests;

@@ -12,7 +12,7 @@ use super::paths::SANDBOXES;
 use crate::wire::Enforcement;
 
 /// Version of the files' form. Others are swept, not guessed at.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// A sandbox.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,6 +39,9 @@ pub struct SandboxState {
     pub started: u64,
     /// The trail.
     pub audit_file: PathBuf,
+    /// Where in the trail the next supervisor begins to look for what is
+    /// written of it.
+    pub mark: Mark,
     /// Id of its cgroup.
     pub cgroup_id: Option<u64>,
     /// Index of its slot.
@@ -47,6 +50,18 @@ pub struct SandboxState {
     pub tmp: PathBuf,
     /// The policy.
     pub policy: PolicyState,
+}
+
+/// A place in a trail, at the start of a line. Nothing before it is of use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mark {
+    /// The file, by inode: another one is read from its start.
+    pub inode: u64,
+    /// Bytes from its start.
+    pub offset: u64,
+    /// The relay's records up to this number were written before it.
+    pub through: u64,
 }
 
 /// The policy of a sandbox, and what it was resolved with.
@@ -103,6 +118,7 @@ impl SandboxState {
             pid: 0,
             started: 0,
             audit_file,
+            mark: Mark::default(),
             cgroup_id: None,
             slot: None,
             tmp,

@@ -1,9 +1,12 @@
-//! The other end of a relay's two sockets, for the benchmark: reads every
-//! record as the supervisor would, and forgets it.
+//! The other end of a relay's two sockets, for the benchmark: reads and
+//! acknowledges every record as the supervisor would, and forgets it.
 
 use std::io;
 
 use crate::launch::{address, checked};
+
+/// Records after which the relay is told that they are written.
+const TELL: u64 = 64;
 
 /// Listens on both paths, takes one connection each, reads until the relay ends.
 pub(crate) fn run(wire: &str, control: &str) -> io::Result<()> {
@@ -11,11 +14,20 @@ pub(crate) fn run(wire: &str, control: &str) -> io::Result<()> {
     let wire = accept(wire)?;
     let _control = accept(control)?;
     let mut packet = vec![0_u8; 256 << 10];
+    let mut read = 0_u64;
     loop {
         // SAFETY: `packet` is valid for writing its whole length.
         let count = unsafe { libc::recv(wire, packet.as_mut_ptr().cast(), packet.len(), 0) };
         if count <= 0 {
             return Ok(());
+        }
+        read += 1;
+        if read % TELL == 0 {
+            let note = format!("{{\"written\":{{\"through\":{read}}}}}");
+            let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+            // SAFETY: `note` is valid for reading its whole length. A relay that
+            // does not read is told by the next one.
+            unsafe { libc::send(wire, note.as_ptr().cast(), note.len(), flags) };
         }
     }
 }

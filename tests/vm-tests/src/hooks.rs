@@ -527,7 +527,7 @@ fn addresses(kernel: &mut Kernel) {
             .filter(|(r, e)| *r == ring && e.op == op)
             .filter_map(|(_, e)| match &e.object {
                 Object::Net(net) => Some(net.port),
-                Object::Path(_) => None,
+                _ => None,
             })
             .collect()
     };

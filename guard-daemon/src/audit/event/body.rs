@@ -54,6 +54,8 @@ pub enum Call {
         arguments_cut: bool,
         /// Digest of the arguments, whole.
         args_hash: Option<Digest>,
+        /// Number of the relay's record.
+        rseq: u64,
     },
     /// Its response was read, or it was given up.
     End {
@@ -73,6 +75,8 @@ pub enum Call {
         result_hash: Option<Digest>,
         /// From the request's last byte read to the response's.
         duration_ns: u64,
+        /// Number of the relay's record.
+        rseq: u64,
     },
 }
 
@@ -200,6 +204,8 @@ pub enum Protocol {
         detail: String,
         /// Whether the bytes were withheld from the other side.
         refused: bool,
+        /// Number of the relay's record.
+        rseq: u64,
     },
 }
 
@@ -232,6 +238,9 @@ pub enum Loss {
     Relay {
         /// How many.
         count: u64,
+        /// Number of the relay's record that says so, or of the last that is
+        /// missing.
+        rseq: u64,
     },
     /// Events that could not be written.
     Unwritten {

@@ -66,6 +66,7 @@ pub enum AppendError {
 pub struct FileSink {
     trail: Trail<Disk>,
     path: PathBuf,
+    inode: u64,
 }
 
 impl FileSink {
@@ -80,11 +81,13 @@ impl FileSink {
             source,
         };
         let disk = Disk::open(path).map_err(|e| error(AppendError::Open(e)))?;
+        let inode = disk.inode().map_err(|e| error(AppendError::Open(e)))?;
         let mut trail = Trail::new(disk, boot);
         trail.append(&[]).map_err(error)?;
         Ok(Self {
             trail,
             path: path.to_owned(),
+            inode,
         })
     }
 
@@ -120,6 +123,12 @@ impl FileSink {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Inode and length, as of the last append; `None` when it is not known.
+    #[must_use]
+    pub fn end(&self) -> Option<(u64, u64)> {
+        Some((self.inode, self.trail.known.as_ref()?.len))
     }
 
     /// Events that were lost since the last line that says so.

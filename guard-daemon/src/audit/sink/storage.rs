@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -57,6 +57,13 @@ impl Disk {
                 "not a regular file",
             ))
         }
+    }
+}
+
+impl Disk {
+    /// Which file it is.
+    pub(super) fn inode(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.ino())
     }
 }
 

@@ -180,6 +180,7 @@ fn what(body: &Body) -> String {
             from,
             detail,
             refused,
+            rseq: _,
         }) => {
             let from = match from {
                 Side::Client => "client",
@@ -203,7 +204,7 @@ fn lost(loss: &Loss) -> String {
             };
             format!("LOST: {count} kernel events ({ring}, from kseq {first})")
         }
-        Loss::Relay { count } => format!("LOST: {count} records of calls"),
+        Loss::Relay { count, .. } => format!("LOST: {count} records of calls"),
         Loss::Unwritten { count } => format!("LOST: {count} events that could not be written"),
         Loss::Torn { bytes, .. } => {
             format!("LOST: the end of a line of which {bytes} bytes were written")

@@ -36,7 +36,7 @@ impl Summary {
     fn add(&mut self, event: &AuditEvent) {
         match &event.body {
             Body::Loss(
-                Loss::Kernel { count, .. } | Loss::Relay { count } | Loss::Unwritten { count },
+                Loss::Kernel { count, .. } | Loss::Relay { count, .. } | Loss::Unwritten { count },
             ) => self.lost = self.lost.saturating_add(*count),
             Body::Loss(Loss::Torn { .. }) => self.torn += 1,
             Body::Alert(_) => self.alerts += 1,

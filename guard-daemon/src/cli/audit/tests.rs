@@ -73,7 +73,7 @@ fn noise() -> AuditEvent {
 }
 
 fn first_call() -> AuditEvent {
-    crate::audit::from_call_start(&samples::call_start(), "b", &samples::sandbox())
+    crate::audit::from_call_start(&samples::call_start(), 1, "b", &samples::sandbox())
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn nothing_of_an_event_reaches_the_terminal_raw() {
     let mut start = samples::call_start();
     start.arguments = Some(evil.into());
     start.tool = Some(evil.into());
-    let call = crate::audit::from_call_start(&start, "b", &samples::sandbox());
+    let call = crate::audit::from_call_start(&start, 1, "b", &samples::sandbox());
     let trail = Trail::of(&[event, call]);
     for options in [&[][..], &["--json"], &["summary"]] {
         let shown = trail.run(Some(100), options).out;

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use guard_daemon::wire::{ControlMessage, ControlReply, MAX_PACKET, RelayRecord};
+use guard_daemon::wire::{
+    ControlMessage, ControlReply, MAX_PACKET, Numbered, RelayNote, RelayRecord,
+};
 use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, accept, bind, listen, recv,
     send, setsockopt, socket, sockopt,
@@ -66,7 +68,26 @@ impl Socket {
 
     /// The next record, which is there.
     pub(crate) fn record(&self) -> RelayRecord {
-        self.next().expect("the relay closed the wire")
+        self.numbered().expect("the relay closed the wire")
+    }
+
+    /// The next record; `None` at the end. It is acknowledged, but for `Hello`.
+    pub(crate) fn numbered(&self) -> Option<RelayRecord> {
+        let packet: Value = self.next()?;
+        if packet.get("seq").is_none() {
+            return Some(serde_json::from_value(packet).unwrap());
+        }
+        let Numbered { seq, record } = serde_json::from_value(packet).unwrap();
+        self.written(seq);
+        Some(record)
+    }
+
+    /// Says that the records up to this one are in the trail.
+    pub(crate) fn written(&self, through: u64) {
+        let note = serde_json::to_vec(&RelayNote::Written { through }).unwrap();
+        // A relay that has ended does not hear it.
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        let _ = send(self.0.as_raw_fd(), &note, flags);
     }
 
     pub(crate) fn send(&self, message: &ControlMessage) {
@@ -221,9 +242,13 @@ impl Session {
     pub(crate) fn finish(mut self) -> Finished {
         drop(self.input.take());
         let mut rest = Vec::new();
-        self.output.read_to_end(&mut rest).unwrap();
+        let (output, wire) = (&mut self.output, &self.wire);
+        // Beside each other: the relay waits for the last acknowledgement.
+        let records = std::thread::scope(|scope| {
+            scope.spawn(|| output.read_to_end(&mut rest).unwrap());
+            std::iter::from_fn(|| wire.numbered()).collect()
+        });
         let reply = self.control.as_ref().and_then(Socket::next);
-        let records = std::iter::from_fn(|| self.wire.next()).collect();
         let since = Instant::now();
         let status = loop {
             if let Some(status) = self.relay.try_wait().unwrap() {

@@ -12,9 +12,9 @@ fn records_wait_for_a_supervisor_that_restarts() {
     let mut session = Session::new();
     session.call(1, "echo", json!({"text": "a"}));
     session.answer();
-    for _ in 0..2 {
-        session.wire.record();
-    }
+    // Read, but only the first is acknowledged: the other one comes again.
+    session.wire.record();
+    session.wire.next::<serde_json::Value>().unwrap();
     // It goes, and so does its socket.
     session.listener = None;
     std::fs::remove_file(session.dir.path().join("wire")).unwrap();
@@ -27,10 +27,20 @@ fn records_wait_for_a_supervisor_that_restarts() {
     // It is back.
     let listener = Listener::new(&session.dir.path().join("wire"));
     session.wire = listener.accept();
-    let RelayRecord::Hello { sandbox, token } = session.wire.record() else {
+    let RelayRecord::Hello {
+        sandbox,
+        token,
+        written,
+    } = session.wire.record()
+    else {
         panic!("no hello")
     };
-    assert_eq!((sandbox, token.as_str()), (5, "secret"));
+    assert_eq!((sandbox, token.as_str(), written), (5, "secret", 1));
+    let again = session.wire.record();
+    assert!(
+        matches!(&again, RelayRecord::CallEnd(end) if end.call == 1),
+        "{again:?}"
+    );
     starts_and_ends(&session, 2..=4);
 }
 

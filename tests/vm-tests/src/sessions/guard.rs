@@ -67,11 +67,13 @@ pub fn guard(arguments: &[&str]) -> Output {
 pub struct Trail(pub PathBuf);
 
 impl Trail {
-    /// Every event that is in it.
+    /// Every event that is in it. A last line without its end is being written.
     pub fn events(&self) -> Vec<Value> {
-        let text = std::fs::read_to_string(&self.0).expect("read the trail");
-        let parse = |line: &str| serde_json::from_str(line).expect("a line of the trail");
-        text.lines().map(parse).collect()
+        let mut text = std::fs::read(&self.0).expect("read the trail");
+        text.truncate(text.iter().rposition(|b| *b == b'\n').unwrap_or(0));
+        let lines = text.split(|b| *b == b'\n').filter(|line| !line.is_empty());
+        let parse = |line: &[u8]| serde_json::from_slice(line).expect("a line of the trail");
+        lines.map(parse).collect()
     }
 
     /// Waits for events that are as wanted, and returns them.
