@@ -3,17 +3,18 @@
 
 use guard_common::event::{
     EVENT_LEASE_EXPIRED, EVENT_NOT_APPLIED, EVENT_PATH_PARTIAL, EVENT_PROC_SELF, EVENT_TORN, Event,
-    Kind, NetPayload, Object, Op as KernelOp,
+    Kind, NetPayload, Object,
 };
 use guard_common::matcher::Verdict as KernelVerdict;
 use guard_common::table::FileAccess as TableAccess;
 
 use super::clock::{Clock, from_nanos};
 use super::event::{
-    Access, Alert, Attribution, AuditEvent, Body, Call, CallInfo, FileAccess, Loss, Mode, Network,
-    Op, Process, Protocol, RuleRef, SandboxRef, Side, Verdict, readable,
+    Access, Alert, Attribution, AuditEvent, Body, Call, CallInfo, Escape, EscapeOp, FileAccess,
+    Loss, Mode, Network, Op, Process, Protocol, RuleRef, SandboxRef, Side, Verdict, readable,
 };
 use super::loss::Gap;
+use super::operations::{escape, op_of};
 use super::words::{Digest, Reason, Word};
 use crate::wire::{CallEnd, CallStart, ProtocolNote};
 
@@ -32,7 +33,18 @@ pub struct Known<'a> {
     /// What the process ran when the event was read, if it was still there.
     pub exe: Option<&'a [u8]>,
     /// The rule that decided.
-    pub rule: Option<&'a RuleRef>,
+    pub rule: Ruling<'a>,
+}
+
+/// Which rule decided, as far as user space can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ruling<'a> {
+    /// It cannot: another reason decided, or the policy is not at hand.
+    Unknown,
+    /// None, so that the access is denied.
+    NoRule,
+    /// This one.
+    Rule(&'a RuleRef),
 }
 
 /// The audit event of a kernel event. `calls` finds the record of a call
@@ -81,10 +93,14 @@ pub fn from_kernel(
         } else {
             Mode::Audit
         }),
-        rule: known.rule.cloned(),
-        reason: match event.verdict {
-            KernelVerdict::Approve => Some(Reason::ApprovalUnavailable),
-            _ => Reason::of_kernel(event.reason),
+        rule: match known.rule {
+            Ruling::Rule(rule) => Some(rule.clone()),
+            Ruling::Unknown | Ruling::NoRule => None,
+        },
+        reason: match (event.verdict, Reason::of_kernel(event.reason)) {
+            (KernelVerdict::Approve, _) => Some(Reason::ApprovalUnavailable),
+            (KernelVerdict::Deny, None) if known.rule == Ruling::NoRule => Some(Reason::NoRule),
+            (_, reason) => reason,
         },
     }
 }
@@ -107,28 +123,22 @@ pub fn attribute(event: &Event, calls: &dyn Fn(u64) -> Option<CallInfo>) -> Attr
 }
 
 fn body(event: &Event) -> Option<Body> {
+    let kseq = event.header.kseq;
+    if let (Kind::Escape, Object::Target(target)) = (event.kind, &event.object) {
+        return escape(event.op, target, kseq).map(Body::Escape);
+    }
+    let op = op_of(event.kind, event.op)?;
     match (event.kind, &event.object) {
-        (Kind::File, Object::Path(path)) if event.op == KernelOp::Open => {
-            Some(Body::File(file(event, Op::Open, path)))
+        (Kind::File, Object::Path(path)) => Some(Body::File(file(event, op, path))),
+        (Kind::Exec, Object::Path(path)) => Some(Body::Exec(file(event, op, path))),
+        (Kind::Network, Object::Net(net)) => Some(Body::Network(network(kseq, op, net))),
+        (Kind::Network, Object::Path(path)) => {
+            let partial = event.header.flags & EVENT_PATH_PARTIAL != 0;
+            Some(Body::Network(unix(kseq, op, path, partial)))
         }
-        (Kind::Exec, Object::Path(path)) => {
-            let op = match event.op {
-                // The kernel opens a program before it executes it.
-                KernelOp::Open => Op::Open,
-                KernelOp::Exec => Op::Exec,
-                KernelOp::MapExec => Op::MapExec,
-                _ => return None,
-            };
-            Some(Body::Exec(file(event, op, path)))
-        }
-        (Kind::Network, Object::Net(net)) => {
-            let op = match event.op {
-                KernelOp::Socket => Op::Socket,
-                KernelOp::Connect => Op::Connect,
-                KernelOp::Send => Op::Send,
-                _ => return None,
-            };
-            Some(Body::Network(network(event.header.kseq, op, net)))
+        (Kind::Network, Object::Abstract(name)) => {
+            let path = [b"@", name.as_slice()].concat();
+            Some(Body::Network(unix(kseq, op, &path, false)))
         }
         _ => None,
     }
@@ -170,8 +180,28 @@ fn network(kseq: u64, op: Op, net: &NetPayload) -> Network {
         family: family(net.family),
         port: address.is_some().then_some(net.port),
         address,
+        path: None,
+        path_escaped: false,
+        path_partial: false,
         socket_type: socket_type(net.socket_type),
-        protocol: net.protocol,
+        protocol: Some(net.protocol),
+        kseq,
+    }
+}
+
+/// A unix socket that has a name.
+fn unix(kseq: u64, op: Op, path: &[u8], path_partial: bool) -> Network {
+    let (path, path_escaped) = readable(path);
+    Network {
+        op,
+        family: word("unix"),
+        port: None,
+        address: None,
+        path: Some(path),
+        path_escaped,
+        path_partial,
+        socket_type: None,
+        protocol: None,
         kseq,
     }
 }
@@ -204,6 +234,32 @@ fn socket_type(socket_type: u16) -> Option<Word> {
         libc::SOCK_SEQPACKET => "seqpacket",
         other => return Some(word(&format!("type-{other}"))),
     }))
+}
+
+/// The event of a system call that the filter refused before the kernel
+/// programs could see it: the second wall.
+#[must_use]
+pub fn from_refused_syscall(
+    name: &str,
+    process: Process,
+    call: Attribution,
+    boot: &str,
+    sandbox: &SandboxRef,
+) -> AuditEvent {
+    let body = Body::Escape(Escape {
+        op: EscapeOp::Syscall,
+        target: None,
+        detail: Some(name.to_owned()),
+        kseq: None,
+    });
+    AuditEvent {
+        call: Some(call),
+        process: Some(process),
+        verdict: Some(Verdict::Deny),
+        mode: Some(Mode::Enforce),
+        ..AuditEvent::new(jiff::Timestamp::now(), boot, Some(sandbox.clone()), body)
+    }
+    .because(Reason::SecondWall)
 }
 
 /// An alert.

@@ -1,6 +1,6 @@
 use super::super::samples::{CALLS, known, lookup, raw};
 use super::*;
-use guard_common::event::Reason as KernelReason;
+use guard_common::event::{Op as KernelOp, Reason as KernelReason};
 
 #[test]
 fn labels_never_say_more_than_is_known() {
@@ -97,6 +97,42 @@ fn addresses_are_written_in_their_family() {
     assert_eq!(mapped, ("inet6".into(), some("::ffff:10.1.2.3"), Some(443)));
     net.family = 4;
     assert_eq!(said(Op::Connect, &net), ("af-4".into(), None, None));
+}
+
+#[test]
+fn unix_sockets_are_named_by_path_or_abstract_name() {
+    let said = |op, object| {
+        let mut event = raw(Kind::Network, op, b"");
+        event.object = object;
+        match from_kernel(&event, &lookup, &known()).body {
+            Body::Network(n) => (n.family.to_string(), n.path.unwrap(), n.protocol),
+            other => panic!("{other:?}"),
+        }
+    };
+    let path = Object::Path(b"/run/docker.sock".to_vec());
+    assert_eq!(
+        said(KernelOp::UnixConnect, path),
+        ("unix".into(), "/run/docker.sock".into(), None)
+    );
+    let name = Object::Abstract(b"bus\0x".to_vec());
+    assert_eq!(said(KernelOp::UnixSend, name).1, "@bus\0x");
+}
+
+#[test]
+fn only_what_is_known_to_have_no_rule_says_so() {
+    let reason = |verdict, kernel, rule| {
+        let mut event = raw(Kind::File, KernelOp::Open, b"/a");
+        (event.verdict, event.reason) = (verdict, kernel);
+        let known = Known { rule, ..known() };
+        from_kernel(&event, &lookup, &known).reason
+    };
+    use KernelVerdict::{Allow, Deny};
+    let rule = KernelReason::Rule;
+    assert_eq!(reason(Deny, rule, Ruling::NoRule), Some(Reason::NoRule));
+    assert_eq!(reason(Deny, rule, Ruling::Unknown), None);
+    assert_eq!(reason(Allow, rule, Ruling::NoRule), None);
+    let raced = reason(Deny, KernelReason::Raced, Ruling::NoRule);
+    assert_eq!(raced, Some(Reason::Raced));
 }
 
 #[test]

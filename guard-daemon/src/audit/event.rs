@@ -11,7 +11,8 @@ mod body;
 
 pub use attribution::{Attribution, CallInfo};
 pub use body::{
-    Access, Alert, Body, Call, FileAccess, Loss, Network, Op, Policy, Protocol, Ring, Sandbox, Side,
+    Access, Alert, Body, Call, Escape, EscapeOp, FileAccess, Loss, Network, Op, Policy, Protocol,
+    Ring, Sandbox, Side,
 };
 
 /// Version of the lines' form, the member `v`.

@@ -10,12 +10,16 @@ pub mod clock;
 pub mod enrich;
 pub mod event;
 pub mod loss;
+mod operations;
 pub mod read;
 pub mod sink;
 pub mod verify;
 pub mod words;
 
-pub use enrich::{from_call_end, from_call_start, from_gap, from_kernel, from_protocol_note};
+pub use enrich::{
+    Ruling, from_call_end, from_call_start, from_gap, from_kernel, from_protocol_note,
+    from_refused_syscall,
+};
 pub use event::AuditEvent;
 
 #[cfg(test)]

@@ -1,14 +1,16 @@
 //! One event of every form that the code writes, for tests.
 
 use guard_common::event::{
-    EVENT_LEASE_EXPIRED, Event, EventHeader, Kind, NetPayload, Object, Op as KernelOp,
-    Reason as KernelReason,
+    EVENT_LEASE_EXPIRED, EVENT_PATH_PARTIAL, EscapePayload, Event, EventHeader, Kind, NetPayload,
+    Object, Op as KernelOp, Reason as KernelReason,
 };
 use guard_common::matcher::Verdict as KernelVerdict;
 use guard_common::table::FileAccess as TableAccess;
 
 use super::clock::Clock;
-use super::enrich::{Known, call_info, from_call_end, from_call_start, from_kernel};
+use super::enrich::{
+    Known, Ruling, call_info, from_call_end, from_call_start, from_kernel, from_refused_syscall,
+};
 use super::event::{
     AuditEvent, Body, CallInfo, Loss, Policy, Process, Ring, RuleRef, Sandbox, SandboxRef,
 };
@@ -62,7 +64,7 @@ pub(crate) fn known() -> Known<'static> {
         clock: Clock::with_offset(1_763_672_400_000_000_000),
         sandbox: &SANDBOX,
         exe: Some(b"/usr/bin/node"),
-        rule: Some(&RULE),
+        rule: Ruling::Rule(&RULE),
     }
 }
 
@@ -87,6 +89,65 @@ pub(crate) fn raw(kind: Kind, op: KernelOp, path: &[u8]) -> Event {
         object: Object::Path(path.to_vec()),
     }
 }
+
+const FILE_OPS: [KernelOp; 16] = [
+    KernelOp::Open,
+    KernelOp::Create,
+    KernelOp::Mkdir,
+    KernelOp::Rmdir,
+    KernelOp::Mknod,
+    KernelOp::Unlink,
+    KernelOp::Symlink,
+    KernelOp::Link,
+    KernelOp::Rename,
+    KernelOp::Truncate,
+    KernelOp::Chmod,
+    KernelOp::Chown,
+    KernelOp::Xattr,
+    KernelOp::Times,
+    KernelOp::Watch,
+    KernelOp::Receive,
+];
+
+const ESCAPES: [KernelOp; 13] = [
+    KernelOp::Ptrace,
+    KernelOp::Signal,
+    KernelOp::Mount,
+    KernelOp::Chroot,
+    KernelOp::UserNamespace,
+    KernelOp::Bpf,
+    KernelOp::Perf,
+    KernelOp::Module,
+    KernelOp::Key,
+    KernelOp::Ipc,
+    KernelOp::Scheduler,
+    KernelOp::KernelLog,
+    KernelOp::IoUring,
+];
+
+const REASONS: [KernelReason; 21] = [
+    KernelReason::ApprovalUnavailable,
+    KernelReason::ReadFailed,
+    KernelReason::TooDeep,
+    KernelReason::TooLong,
+    KernelReason::Detached,
+    KernelReason::Deleted,
+    KernelReason::CaseFold,
+    KernelReason::UnknownSandbox,
+    KernelReason::SocketFamily,
+    KernelReason::AddressForm,
+    KernelReason::RingFull,
+    KernelReason::Internal,
+    KernelReason::Raced,
+    KernelReason::NoFile,
+    KernelReason::Escape,
+    KernelReason::OutsideSandbox,
+    KernelReason::CgroupFilesystem,
+    KernelReason::MoreRights,
+    KernelReason::HardLink,
+    KernelReason::DeviceFile,
+    KernelReason::UnixSocket,
+];
 
 /// Every kind, operation, label, and optional member.
 pub(crate) fn all() -> Vec<AuditEvent> {
@@ -123,6 +184,62 @@ pub(crate) fn all() -> Vec<AuditEvent> {
             events.push(kernel(&event));
         }
     }
+    for op in FILE_OPS {
+        events.push(kernel(&raw(Kind::File, op, b"/srv/a")));
+    }
+    events.push(kernel(&raw(
+        Kind::Exec,
+        KernelOp::ProtectExec,
+        b"/lib/a.so",
+    )));
+    for op in [
+        KernelOp::Bind,
+        KernelOp::Listen,
+        KernelOp::UnixConnect,
+        KernelOp::UnixSend,
+    ] {
+        for object in [
+            Object::Path(b"/run/\xff".to_vec()),
+            Object::Abstract(b"name\0with a zero".to_vec()),
+            Object::Net(NetPayload {
+                family: libc::AF_UNIX as u16,
+                ..NetPayload::default()
+            }),
+        ] {
+            let mut event = raw(Kind::Network, op, b"");
+            event.reason = KernelReason::UnixSocket;
+            event.header.flags = EVENT_PATH_PARTIAL;
+            event.object = object;
+            events.push(kernel(&event));
+        }
+    }
+    for op in ESCAPES {
+        for (pid, detail) in [(0, 0), (1, 9)] {
+            let mut event = raw(Kind::Escape, op, b"");
+            event.reason = KernelReason::Escape;
+            event.object = Object::Target(EscapePayload { pid, detail });
+            events.push(kernel(&event));
+        }
+    }
+    for reason in REASONS {
+        let mut event = raw(Kind::File, KernelOp::Open, b"/a");
+        event.reason = reason;
+        events.push(kernel(&event));
+    }
+    let open = raw(Kind::File, KernelOp::Open, b"/a");
+    let no_rule = Known {
+        rule: Ruling::NoRule,
+        ..known()
+    };
+    events.push(from_kernel(&open, &lookup, &no_rule));
+    let refused = kernel(&open);
+    events.push(from_refused_syscall(
+        "io_uring_setup",
+        refused.process.unwrap(),
+        refused.call.unwrap(),
+        known().boot,
+        &sandbox(),
+    ));
     let start = call_start();
     let bare_start = CallStart {
         continues: Some(2),

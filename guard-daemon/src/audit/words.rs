@@ -52,7 +52,11 @@ pub enum Reason {
     DeviceFile,
     /// A unix socket that no rule names.
     UnixSocket,
-    /// Kernel sequence numbers are missing.
+    /// No rule of the policy allows it.
+    NoRule,
+    /// The system call filter refused it, before the kernel programs saw it.
+    SecondWall,
+    /// Sequence numbers are missing.
     SequenceGap,
     /// The last line of the trail was not whole when it was opened.
     TornLine,

@@ -2,14 +2,14 @@
 
 use std::os::unix::ffi::OsStringExt as _;
 
-use guard_common::event::{EVENT_PROC_SELF, Event, NetPayload, Object, Op, Reason};
+use guard_common::event::{EVENT_PROC_SELF, Event, Kind, NetPayload, Object, Op, Reason};
 use guard_common::table::FileAccess;
 
 use super::session::Session;
 use crate::audit::clock::Clock;
 use crate::audit::enrich::Known;
 use crate::audit::event::RuleRef;
-use crate::audit::{AuditEvent, from_kernel};
+use crate::audit::{AuditEvent, Ruling, from_kernel};
 use crate::policy::{CompiledPolicy, Decision};
 
 /// What a process runs now.
@@ -43,7 +43,7 @@ pub fn program(session: &mut Session, event: &Event) -> Option<Vec<u8>> {
 /// The audit event.
 #[must_use]
 pub fn judged(session: &Session, event: &Event, exe: Option<&[u8]>, boot: &str) -> AuditEvent {
-    let rule = session
+    let found = session
         .policy
         .as_deref()
         .filter(|_| event.header.generation == session.name.generation)
@@ -53,40 +53,49 @@ pub fn judged(session: &Session, event: &Event, exe: Option<&[u8]>, boot: &str) 
         clock: Clock::now().unwrap_or(Clock::with_offset(0)),
         sandbox: &session.name,
         exe,
-        rule: rule.as_ref(),
+        rule: match &found {
+            None => Ruling::Unknown,
+            Some(None) => Ruling::NoRule,
+            Some(Some(rule)) => Ruling::Rule(rule),
+        },
     };
     from_kernel(event, &|number| session.calls.get(&number).cloned(), &known)
 }
 
-/// The rule that decided, from the same table. `None` when the kernel had
-/// another reason, or when the table now says something else.
+/// The rule that decided, from the same table; `Some(None)` when the table
+/// agrees and no rule did. `None` when the kernel had another reason, or when
+/// the table now says something else.
 #[must_use]
-pub fn rule(policy: &CompiledPolicy, event: &Event) -> Option<RuleRef> {
+pub fn rule(policy: &CompiledPolicy, event: &Event) -> Option<Option<RuleRef>> {
     if !matches!(event.reason, Reason::Rule | Reason::ApprovalUnavailable) {
         return None;
     }
     let active = event.header.active;
     let same = |decision: Decision| {
-        let rule = decision
-            .rule
-            .filter(|_| decision.verdict == event.verdict)?;
-        Some(RuleRef {
-            id: rule.id,
-            text: rule.text,
+        (decision.verdict == event.verdict).then(|| {
+            decision.rule.map(|rule| RuleRef {
+                id: rule.id,
+                text: rule.text,
+            })
         })
     };
     match &event.object {
-        Object::Path(path) => {
+        Object::Path(path) if event.kind != Kind::Network => {
             let path = as_judged(path, event.header.flags);
-            FileAccess::ALL
+            let all: Vec<Option<RuleRef>> = FileAccess::ALL
                 .into_iter()
                 .filter(|access| event.header.access & access.bit() != 0)
-                .find_map(|access| same(policy.explain_path(&path, access, active)))
+                .filter_map(|access| same(policy.explain_path(&path, access, active)))
+                .collect();
+            let named = all.iter().position(Option::is_some).unwrap_or(0);
+            all.into_iter().nth(named)
         }
-        Object::Net(NetPayload { addr, port, .. }) if event.op != Op::Socket => {
+        Object::Net(NetPayload { addr, port, .. })
+            if matches!(event.op, Op::Connect | Op::Send) =>
+        {
             same(policy.explain_net(u128::from_be_bytes(*addr), *port, active))
         }
-        Object::Net(_) | Object::Abstract(_) | Object::Target(_) => None,
+        Object::Path(_) | Object::Net(_) | Object::Abstract(_) | Object::Target(_) => None,
     }
 }
 
@@ -105,7 +114,7 @@ fn as_judged(path: &[u8], flags: u32) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use guard_common::event::{EventHeader, Kind};
+    use guard_common::event::EventHeader;
     use guard_common::matcher::Verdict;
 
     #[test]
@@ -168,21 +177,27 @@ mod tests {
     fn the_rule_is_named_only_when_the_table_agrees() {
         let policy = policy();
         let path = |p: &str| Object::Path(p.as_bytes().to_vec());
-        let named = |event: &Event| rule(&policy, event).map(|r| r.id);
+        let named = |event: &Event| rule(&policy, event).flatten().map(|r| r.id);
         let denied = event(Op::Open, Verdict::Deny, path("/srv/.env"));
         assert_eq!(named(&denied).as_deref(), Some("files.deny[0]"));
         let allowed = event(Op::Open, Verdict::Allow, path("/srv/a"));
         assert_eq!(named(&allowed).as_deref(), Some("files.read[0]"));
-        // No rule allows it, so none denied it either.
-        assert_eq!(
-            named(&event(Op::Open, Verdict::Deny, path("/etc/shadow"))),
-            None
-        );
+        // No rule allows it, so none denied it either, and that is known.
+        let shadow = event(Op::Open, Verdict::Deny, path("/etc/shadow"));
+        assert_eq!(rule(&policy, &shadow), Some(None));
         // The table says otherwise: nothing is claimed.
-        assert_eq!(
-            named(&event(Op::Open, Verdict::Allow, path("/srv/.env"))),
-            None
-        );
+        for contrary in [
+            event(Op::Open, Verdict::Allow, path("/srv/.env")),
+            event(Op::Open, Verdict::Deny, path("/srv/a")),
+        ] {
+            assert_eq!(rule(&policy, &contrary), None);
+        }
+        // A unix socket is no file that the lists of files judge.
+        let socket = Event {
+            kind: Kind::Network,
+            ..event(Op::UnixConnect, Verdict::Deny, path("/srv/.env"))
+        };
+        assert_eq!(rule(&policy, &socket), None);
         let raced = Event {
             reason: Reason::Raced,
             ..denied
@@ -202,7 +217,7 @@ mod tests {
             ..NetPayload::default()
         };
         let connect = event(Op::Connect, Verdict::Allow, Object::Net(net));
-        let named = rule(&policy, &connect).map(|r| r.id);
+        let named = rule(&policy, &connect).flatten().map(|r| r.id);
         assert_eq!(named.as_deref(), Some("network.allow[0]"));
         let socket = event(Op::Socket, Verdict::Allow, Object::Net(net));
         assert_eq!(rule(&policy, &socket), None);

@@ -22,7 +22,7 @@ pub(crate) fn run(wire: &str, control: &str) -> io::Result<()> {
             return Ok(());
         }
         read += 1;
-        if read % TELL == 0 {
+        if read.is_multiple_of(TELL) {
             let note = format!("{{\"written\":{{\"through\":{read}}}}}");
             let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
             // SAFETY: `note` is valid for reading its whole length. A relay that

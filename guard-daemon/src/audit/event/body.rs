@@ -12,12 +12,14 @@ use crate::wire::{Enforcement, Outcome};
 pub enum Body {
     /// A request and what became of it.
     Call(Call),
-    /// A file was opened.
+    /// A file was opened or changed.
     File(FileAccess),
     /// A program was executed or mapped as code.
     Exec(FileAccess),
     /// A socket was made or used.
     Network(Network),
+    /// An attempt to reach out of the sandbox.
+    Escape(Escape),
     /// A policy was put in force.
     Policy(Policy),
     /// A sandbox was started or has ended.
@@ -113,12 +115,69 @@ pub struct Network {
     pub address: Option<std::net::IpAddr>,
     /// Destination port.
     pub port: Option<u16>,
+    /// Of a unix socket: its path, or `@` and its abstract name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// `path` is not UTF-8: `\` and other bytes are written as `\xHH`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub path_escaped: bool,
+    /// `path` is not whole, see the reason.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub path_partial: bool,
     /// `stream`, `dgram`, `raw`, …, or `type-N`; `None` when not known.
     pub socket_type: Option<Word>,
-    /// `IPPROTO_*` or the family's own.
-    pub protocol: u16,
+    /// `IPPROTO_*` or the family's own; `None` where a unix socket is named.
+    pub protocol: Option<u16>,
     /// Sequence number in this sandbox and ring.
     pub kseq: u64,
+}
+
+/// Body of `escape`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Escape {
+    /// The operation, by the hook or wall that saw it.
+    pub op: EscapeOp,
+    /// The process that was acted on; `None` for none.
+    pub target: Option<u32>,
+    /// What exactly: a signal, a command of bpf(2), a system call.
+    pub detail: Option<String>,
+    /// Sequence number in this sandbox and ring; `None` when the kernel
+    /// programs did not see it.
+    pub kseq: Option<u64>,
+}
+
+/// Ways out of a sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EscapeOp {
+    /// Another process traced, its memory or descriptors asked for.
+    Ptrace,
+    /// A signal to a process outside.
+    Signal,
+    /// Mounts changed.
+    Mount,
+    /// The root directory changed.
+    Chroot,
+    /// A user namespace made.
+    UserNamespace,
+    /// bpf(2).
+    Bpf,
+    /// perf_event_open(2).
+    Perf,
+    /// A kernel module or other code for the kernel loaded.
+    Module,
+    /// A key of somebody else used.
+    Key,
+    /// A System V object of somebody else used.
+    Ipc,
+    /// The scheduling of a process outside changed.
+    Scheduler,
+    /// The kernel's log read.
+    KernelLog,
+    /// io_uring's special commands.
+    IoUring,
+    /// A system call that seccomp refused.
+    Syscall,
 }
 
 /// Operations that the kernel reports.
@@ -137,6 +196,46 @@ pub enum Op {
     Connect,
     /// A datagram was sent.
     Send,
+    /// A regular file was made.
+    Create,
+    /// A directory was made.
+    Mkdir,
+    /// A directory was removed.
+    Rmdir,
+    /// A FIFO, socket or device was made.
+    Mknod,
+    /// A file was removed.
+    Unlink,
+    /// A symbolic link was made.
+    Symlink,
+    /// A file got another name.
+    Link,
+    /// A file was renamed; one event for each name.
+    Rename,
+    /// A file was cut or grown.
+    Truncate,
+    /// Its mode was changed.
+    Chmod,
+    /// Its owner was changed.
+    Chown,
+    /// An extended attribute or access control list was changed.
+    Xattr,
+    /// Its times were set.
+    Times,
+    /// It is watched (inotify, fanotify).
+    Watch,
+    /// A descriptor of it came over a unix socket.
+    Receive,
+    /// Memory of it was made executable.
+    ProtectExec,
+    /// A socket was bound to an address.
+    Bind,
+    /// A socket waits for connections.
+    Listen,
+    /// A unix socket was connected.
+    UnixConnect,
+    /// A datagram was sent to a unix socket.
+    UnixSend,
 }
 
 /// What was asked of a file.

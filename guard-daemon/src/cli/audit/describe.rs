@@ -5,8 +5,8 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 
 use crate::audit::event::{
-    Access, Alert, Attribution, AuditEvent, Body, Call, CallInfo, FileAccess, Loss, Mode, Network,
-    Op, Policy, Protocol, Ring, Sandbox, Side, Verdict,
+    Access, Alert, Attribution, AuditEvent, Body, Call, CallInfo, Escape, EscapeOp, FileAccess,
+    Loss, Mode, Network, Op, Policy, Protocol, Ring, Sandbox, Side, Verdict,
 };
 use crate::audit::words::Reason;
 use crate::wire::{Enforcement, Outcome};
@@ -115,9 +115,11 @@ fn what(body: &Body) -> String {
         Body::File(f) => file(f),
         Body::Exec(f) => match f.op {
             Op::MapExec => format!("map as code {}", path(f)),
+            Op::ProtectExec => format!("make memory code: {}", path(f)),
             _ => format!("execute {}", path(f)),
         },
         Body::Network(n) => network(n),
+        Body::Escape(e) => escape(e),
         Body::Call(Call::Start {
             arguments,
             arguments_cut,
@@ -213,8 +215,32 @@ fn lost(loss: &Loss) -> String {
 }
 
 fn file(file: &FileAccess) -> String {
-    let access: Vec<&str> = file
-        .access
+    let verb = match file.op {
+        Op::Create => "create",
+        Op::Mkdir => "make directory",
+        Op::Rmdir => "remove directory",
+        Op::Mknod => "make special file",
+        Op::Unlink => "delete",
+        Op::Symlink => "make symbolic link",
+        Op::Link => "link",
+        Op::Rename => "rename",
+        Op::Truncate => "truncate",
+        Op::Chmod => "change the mode of",
+        Op::Chown => "change the owner of",
+        Op::Xattr => "change attributes of",
+        Op::Times => "set the times of",
+        Op::Watch => "watch",
+        Op::Receive => "receive the open file",
+        _ => return format!("{} {}", access(&file.access), path(file)),
+    };
+    format!("{verb} {}", path(file))
+}
+
+fn access(access: &[Access]) -> String {
+    if access.is_empty() {
+        return "open".to_owned();
+    }
+    let words: Vec<&str> = access
         .iter()
         .map(|a| match a {
             Access::Read => "read",
@@ -222,12 +248,7 @@ fn file(file: &FileAccess) -> String {
             Access::Exec => "execute",
         })
         .collect();
-    let access = if access.is_empty() {
-        "open".to_owned()
-    } else {
-        access.join("+")
-    };
-    format!("{access} {}", path(file))
+    words.join("+")
 }
 
 fn path(file: &FileAccess) -> String {
@@ -241,25 +262,51 @@ fn path(file: &FileAccess) -> String {
 
 fn network(net: &Network) -> String {
     let kind = net.socket_type.as_ref().map_or("", |t| t.as_str());
-    match (net.op, net.address, net.port) {
-        (Op::Socket, ..) => format!(
-            "make a socket: {} {kind} protocol {}",
-            net.family, net.protocol
-        ),
-        (op, Some(address), port) => {
-            let verb = if op == Op::Send {
-                "send to"
-            } else {
-                "connect to"
-            };
-            let to = std::net::SocketAddr::new(address, port.unwrap_or(0));
-            format!("{verb} {to} {kind}").trim_end().to_owned()
+    let verb = match net.op {
+        Op::Socket => {
+            let protocol = net.protocol.unwrap_or(0);
+            return format!("make a socket: {} {kind} protocol {protocol}", net.family);
         }
-        (op, None, _) => {
-            let verb = if op == Op::Send { "send" } else { "connect" };
-            format!("{verb} ({})", format!("{} {kind}", net.family).trim_end())
+        Op::Send | Op::UnixSend => "send to",
+        Op::Bind => "bind to",
+        Op::Listen => "listen on",
+        _ => "connect to",
+    };
+    let whom = match (&net.path, net.address) {
+        (Some(path), _) if net.path_partial => format!("{path} (the part that is known)"),
+        (Some(path), _) => path.clone(),
+        (None, Some(address)) => {
+            std::net::SocketAddr::new(address, net.port.unwrap_or(0)).to_string()
         }
-    }
+        (None, None) => format!("a socket ({})", net.family),
+    };
+    format!("{verb} {whom} {kind}").trim_end().to_owned()
+}
+
+fn escape(escape: &Escape) -> String {
+    let what = match escape.op {
+        EscapeOp::Ptrace => "look into a process",
+        EscapeOp::Signal => "send a signal",
+        EscapeOp::Mount => "change mounts",
+        EscapeOp::Chroot => "change the root directory",
+        EscapeOp::UserNamespace => "make a user namespace",
+        EscapeOp::Bpf => "use bpf()",
+        EscapeOp::Perf => "use perf_event_open()",
+        EscapeOp::Module => "load code into the kernel",
+        EscapeOp::Key => "use a key",
+        EscapeOp::Ipc => "use a System V object",
+        EscapeOp::Scheduler => "change the scheduling of a process",
+        EscapeOp::KernelLog => "use the kernel's log",
+        EscapeOp::IoUring => "use io_uring",
+        EscapeOp::Syscall => "make a system call",
+    };
+    let detail = escape.detail.as_ref().map(|d| format!(": {d}"));
+    let target = escape.target.map(|pid| format!(", process {pid}"));
+    format!(
+        "{what}{}{}",
+        detail.unwrap_or_default(),
+        target.unwrap_or_default()
+    )
 }
 
 fn verdict(event: &AuditEvent) -> String {
@@ -276,10 +323,15 @@ fn verdict(event: &AuditEvent) -> String {
 
 fn why(event: &AuditEvent) -> String {
     let rule = event.rule.as_ref().map(|r| format!("{} {}", r.id, r.text));
-    match (rule, event.reason.as_ref().map(reason)) {
+    let reason = event.reason.as_ref().map(|r| match r {
+        Reason::NoRule => "no rule allows it".to_owned(),
+        Reason::Escape => "no policy can allow it".to_owned(),
+        Reason::SecondWall => "refused by the system call filter".to_owned(),
+        other => reason(other),
+    });
+    match (rule, reason) {
         (Some(rule), Some(reason)) => format!("{rule}; {reason}"),
         (Some(one), None) | (None, Some(one)) => one,
-        (None, None) if event.verdict == Some(Verdict::Deny) => "no rule allows it".to_owned(),
         (None, None) => String::new(),
     }
 }

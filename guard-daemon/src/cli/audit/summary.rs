@@ -52,15 +52,17 @@ impl Summary {
                 let name = tool.as_ref().unwrap_or(method);
                 *server.calls.entry(name.clone()).or_default() += 1;
             }
-            Body::File(_) | Body::Exec(_) | Body::Network(_) => match event.verdict {
-                Some(Verdict::Deny) => {
-                    let row = super::describe::row(event, &jiff::tz::TimeZone::UTC);
-                    let [_, _, _, what, _, why] = row.cells;
-                    server.denied += 1;
-                    *server.denials.entry((what, why)).or_default() += 1;
+            Body::File(_) | Body::Exec(_) | Body::Network(_) | Body::Escape(_) => {
+                match event.verdict {
+                    Some(Verdict::Deny) => {
+                        let row = super::describe::row(event, &jiff::tz::TimeZone::UTC);
+                        let [_, _, _, what, _, why] = row.cells;
+                        server.denied += 1;
+                        *server.denials.entry((what, why)).or_default() += 1;
+                    }
+                    _ => server.allowed += 1,
                 }
-                _ => server.allowed += 1,
-            },
+            }
             _ => {}
         }
     }

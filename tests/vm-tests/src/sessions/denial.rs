@@ -54,7 +54,7 @@ pub fn path() {
     assert_eq!(unnamed["verdict"], "deny", "{unnamed}");
     // No rule has denied it: none has allowed it.
     assert!(unnamed["rule"].is_null(), "{unnamed}");
-    assert!(unnamed["reason"].is_null(), "{unnamed}");
+    assert_eq!(unnamed["reason"], "no-rule", "{unnamed}");
 
     assert!(trail.verified(), "the trail as it was written");
     let whole = std::fs::read(&trail.0).expect("read the trail");
