@@ -311,6 +311,7 @@ pub(crate) fn all() -> Vec<AuditEvent> {
         s(),
         Body::Policy(Policy::Loaded {
             name: "filesystem".into(),
+            source: "/etc/guard/policies/filesystem.toml".into(),
             policy_hash: Digest::of(b"policy"),
             generation: 3,
         }),

@@ -70,6 +70,8 @@ pub enum Reason {
     KernelRecord,
     /// A relay record that no relay of this version writes.
     RelayRecord,
+    /// Kernel events name calls of which the relay has sent no record.
+    UnknownCalls,
     /// A new supervisor found the sandbox running and took it over.
     Adopted,
     /// A sandbox of an earlier supervisor was ended: nothing could vouch for it.

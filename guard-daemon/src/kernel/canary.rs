@@ -98,7 +98,7 @@ fn probe(kernel: &mut Kernel, cgroup: &Path) -> Result<(), KernelError> {
     }
     let mut seen = false;
     let mut others = Vec::new();
-    kernel.drain(&mut |ring, event| match &event {
+    kernel.drain(usize::MAX, &mut |ring, event| match &event {
         Ok(e) if e.header.sandbox == CANARY => {
             seen |= ring == Ring::Denials
                 && e.object == Object::Path(file.as_os_str().as_bytes().to_vec());

@@ -253,17 +253,30 @@ impl Kernel {
         [self.denials.as_raw_fd(), self.allows.as_raw_fd()]
     }
 
-    /// Takes what is in both rings, denials first.
-    pub fn drain(&mut self, each: &mut dyn FnMut(Ring, Result<Event, DecodeError>)) {
-        for (ring, record) in self.waiting.drain(..) {
+    /// Takes what is in both rings, denials first, at most `most` records. How
+    /// many it took: when `most`, more may wait.
+    pub fn drain(
+        &mut self,
+        most: usize,
+        each: &mut dyn FnMut(Ring, Result<Event, DecodeError>),
+    ) -> usize {
+        let mut taken = self.waiting.len().min(most);
+        for (ring, record) in self.waiting.drain(..taken) {
             each(ring, record);
         }
-        while let Some(record) = self.denials.next() {
+        while taken < most
+            && let Some(record) = self.denials.next()
+        {
             each(Ring::Denials, decode(&record));
+            taken += 1;
         }
-        while let Some(record) = self.allows.next() {
+        while taken < most
+            && let Some(record) = self.allows.next()
+        {
             each(Ring::Allows, decode(&record));
+            taken += 1;
         }
+        taken
     }
 
     fn put_back(&mut self, records: Vec<Record>) {

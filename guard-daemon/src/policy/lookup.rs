@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::io::Read;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::document::{Document, MAX_TEXT};
@@ -36,6 +37,38 @@ pub const INCLUDES: [(&str, &str); 3] = [
 #[derive(Clone, Debug, Default)]
 pub struct Lookup {
     directories: Vec<PathBuf>,
+    owner: Option<Owner>,
+}
+
+/// An ordinary user on whose behalf root looks for policies: only files of the
+/// user's own, or root's, are believed, and none that others may write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The user.
+    pub uid: u32,
+    /// Its primary group, which may write its files.
+    pub gid: u32,
+    /// Whether this is asked of files that are named by their paths, too.
+    pub files: bool,
+}
+
+impl Owner {
+    /// Why a file with this owner, group and mode is not believed.
+    fn objection(self, uid: u32, gid: u32, mode: u32) -> Option<String> {
+        if uid != 0 && uid != self.uid {
+            return Some(format!(
+                "it belongs to uid {uid}; a policy for uid {} must be its own or root's",
+                self.uid
+            ));
+        }
+        if mode & 0o002 != 0 {
+            return Some("everybody may write it: `chmod o-w` it".into());
+        }
+        if mode & 0o020 != 0 && gid != 0 && gid != self.gid {
+            return Some(format!("its group {gid} may write it: `chmod g-w` it"));
+        }
+        None
+    }
 }
 
 /// A policy's text and where it came from.
@@ -63,7 +96,17 @@ impl Lookup {
             .into_iter()
             .collect();
         directories.push("/etc/guard/policies".into());
-        Self { directories }
+        Self {
+            directories,
+            owner: None,
+        }
+    }
+
+    /// The same, by root for an ordinary user.
+    #[must_use]
+    pub const fn on_behalf_of(mut self, owner: Owner) -> Self {
+        self.owner = Some(owner);
+        self
     }
 
     /// Only what comes with guard.
@@ -75,7 +118,10 @@ impl Lookup {
     /// Exactly these directories, then the built-ins.
     #[must_use]
     pub fn in_directories(directories: Vec<PathBuf>) -> Self {
-        Self { directories }
+        Self {
+            directories,
+            owner: None,
+        }
     }
 
     /// Finds a policy: what holds a `/` or ends in `.toml` is a file, relative
@@ -86,7 +132,8 @@ impl Lookup {
     pub fn policy(&self, name_or_file: &str, cwd: &Path) -> Result<Found, PolicyErrors> {
         if name_or_file.contains('/') || name_or_file.ends_with(".toml") {
             let path = cwd.join(name_or_file);
-            return match read(&path, name_or_file)? {
+            let owner = self.owner.filter(|owner| owner.files);
+            return match read(&path, name_or_file, owner)? {
                 Some(found) => Ok(found),
                 None => Err(PolicyError::nowhere(format!("{name_or_file}: no such file")).into()),
             };
@@ -158,7 +205,7 @@ impl Lookup {
         }
         for dir in &self.directories {
             let file = file_in(dir, under, name);
-            if let Some(found) = read(&file, &file.display().to_string())? {
+            if let Some(found) = read(&file, &file.display().to_string(), self.owner)? {
                 return Ok(Some(found));
             }
         }
@@ -178,7 +225,7 @@ fn file_in(dir: &Path, under: &str, name: &str) -> PathBuf {
 }
 
 /// Reads a policy file, which errors call `name`. `None` when there is none.
-fn read(path: &Path, name: &str) -> Result<Option<Found>, PolicyErrors> {
+fn read(path: &Path, name: &str, owner: Option<Owner>) -> Result<Option<Found>, PolicyErrors> {
     let fail = |what: String| {
         let source = std::sync::Arc::new(Source {
             name: name.to_owned(),
@@ -194,7 +241,21 @@ fn read(path: &Path, name: &str) -> Result<Option<Found>, PolicyErrors> {
         Err(error) => return Err(fail(format!("cannot be read: {error}"))),
     }
     let mut text = Vec::new();
-    let file = std::fs::File::open(path).map_err(|e| fail(format!("cannot be opened: {e}")))?;
+    let file = std::fs::File::options()
+        .read(true)
+        // It may have become a pipe since.
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+        .map_err(|e| fail(format!("cannot be opened: {e}")))?;
+    let meta = file
+        .metadata()
+        .map_err(|e| fail(format!("cannot be looked at: {e}")))?;
+    if !meta.is_file() {
+        return Err(fail("not a regular file".into()));
+    }
+    if let Some(why) = owner.and_then(|o| o.objection(meta.uid(), meta.gid(), meta.mode())) {
+        return Err(fail(format!("this policy is not believed: {why}")));
+    }
     // One byte more than a policy may have, so that the parser says so.
     file.take(MAX_TEXT as u64 + 1)
         .read_to_end(&mut text)
@@ -212,4 +273,62 @@ fn read(path: &Path, name: &str) -> Result<Option<Found>, PolicyErrors> {
         text,
         file: Some(file),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_policy_for_somebody_is_theirs_or_roots_and_nobody_elses_to_write() {
+        let owner = Owner {
+            uid: 1000,
+            gid: 1001,
+            files: true,
+        };
+        for (uid, gid, mode, believed) in [
+            (1000, 1001, 0o644, true),
+            (0, 0, 0o664, true),
+            (0, 50, 0o644, true),
+            (1000, 1001, 0o664, true),
+            (1001, 1001, 0o644, false),
+            (1000, 1001, 0o646, false),
+            (0, 0, 0o666, false),
+            (0, 50, 0o664, false),
+            (1000, 1000, 0o664, false),
+        ] {
+            let objection = owner.objection(uid, gid, mode);
+            assert_eq!(objection.is_none(), believed, "{uid} {gid} {mode:o}");
+        }
+    }
+
+    #[test]
+    fn what_others_may_write_is_only_read_for_oneself() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("mine.toml");
+        std::fs::write(&file, "version = 1\n").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666)).unwrap();
+        let meta = std::fs::metadata(&file).unwrap();
+        let owner = |files| Owner {
+            uid: meta.uid(),
+            gid: meta.gid(),
+            files,
+        };
+        let own = Lookup::in_directories(vec![dir.path().to_owned()]);
+        let path = file.to_str().unwrap();
+        let cwd = Path::new("/");
+        for (lookup, name, found) in [
+            (own.clone(), "mine", true),
+            (own.clone(), path, true),
+            (own.clone().on_behalf_of(owner(true)), "mine", false),
+            (own.clone().on_behalf_of(owner(true)), path, false),
+            (own.clone().on_behalf_of(owner(false)), "mine", false),
+            (own.on_behalf_of(owner(false)), path, true),
+        ] {
+            let result = lookup.policy(name, cwd);
+            assert_eq!(result.is_ok(), found, "{name} {lookup:?}: {result:?}");
+        }
+    }
 }

@@ -34,5 +34,5 @@ pub use document::{AuditLog, AuditSettings, Document, WhenFull};
 pub use error::{PolicyError, PolicyErrors};
 pub use examples::{Access, parse_access};
 pub use explain::{Decision, RuleRef, verdict_name};
-pub use lookup::Lookup;
+pub use lookup::{Lookup, Owner};
 pub use resolve::{DEFAULT_ENV, ResolveContext, Resolved, resolve};

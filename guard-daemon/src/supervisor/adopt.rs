@@ -206,6 +206,7 @@ impl Supervisor {
         self.losses.adopt(number);
         let body = Body::Policy(Policy::Loaded {
             name: session.name.policy.clone(),
+            source: session.state.policy.source.clone(),
             policy_hash: session.name.policy_hash.clone(),
             generation: session.name.generation,
         });

@@ -4,9 +4,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::held::Waiting;
+use super::observe;
+use super::session::Session;
 use super::state::Mark;
 use crate::audit::AuditEvent;
+use crate::audit::enrich::alert;
 use crate::audit::sink::{AppendError, FileSink, OpenError};
+use crate::audit::words::Reason;
 
 /// The open trails.
 #[derive(Debug, Default)]
@@ -64,6 +69,20 @@ impl Evidence {
     /// Keeps an event until [`Self::flush`].
     pub fn push(&mut self, trail: &Path, event: AuditEvent) {
         self.waiting.push((trail.to_owned(), event));
+    }
+
+    /// Keeps the event of what the kernel saw in a session.
+    pub fn push_observed(&mut self, session: &Session, seen: &Waiting) {
+        let event = observe::judged(session, &seen.event, seen.exe.as_deref(), &self.boot);
+        self.push(&session.state.audit_file, event);
+    }
+
+    /// Keeps an alert about a session.
+    pub fn alert(&mut self, session: &Session, reason: Reason, detail: String) {
+        tracing::warn!("sandbox {}: {detail}", session.state.id);
+        let now = jiff::Timestamp::now();
+        let event = alert(now, &self.boot, Some(session.name.clone()), reason, detail);
+        self.push(&session.state.audit_file, event);
     }
 
     /// Writes what waits, one write a trail. Gives the trails that lost events.

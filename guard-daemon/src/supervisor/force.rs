@@ -231,6 +231,7 @@ impl Supervisor {
         let name = session.name.clone();
         let policy = Body::Policy(Policy::Loaded {
             name: name.policy.clone(),
+            source: session.state.policy.source.clone(),
             policy_hash: name.policy_hash.clone(),
             generation: name.generation,
         });

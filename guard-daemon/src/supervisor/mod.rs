@@ -8,6 +8,7 @@ pub mod env;
 pub mod evidence;
 mod force;
 pub mod handover;
+pub mod held;
 pub mod launch;
 pub mod launcher;
 pub mod observe;
@@ -28,7 +29,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use guard_common::event::Event;
 use nix::time::{ClockId, clock_gettime};
@@ -39,14 +40,15 @@ use crate::audit::words::Reason;
 use crate::kernel::{Kernel, Ring};
 use cgroup::Cgroups;
 use evidence::Evidence;
+use held::Waiting;
 use prepare::Rights;
 pub use serve::{ServeError, private, system, teardown};
 use session::{Heard, Session};
 
-/// How long a kernel event waits for the record of its call. Only after a
-/// restart is a record ever late: as late as the relay is in coming back,
-/// which on a loaded host takes seconds.
-const RECORD_PATIENCE: Duration = Duration::from_secs(10);
+/// Kernel events that are taken at once: others get their turn after them.
+const MAX_EVENTS: usize = 1024;
+/// More than both rings can hold.
+const MOST_IN_RINGS: usize = 32 * MAX_EVENTS;
 
 /// Bytes that a trail grows before the next supervisor's look at it begins later.
 const MARK_EVERY: u64 = 16 << 20;
@@ -61,8 +63,6 @@ struct Supervisor {
     sessions: BTreeMap<u64, Session>,
     evidence: Evidence,
     losses: Tracker,
-    /// Kernel events whose calls have no record yet, oldest first.
-    held: Vec<Held>,
     last_number: u64,
     /// Requests and ends that are being worked on.
     busy: usize,
@@ -70,13 +70,6 @@ struct Supervisor {
     watched: bool,
     /// For packets.
     buffer: Vec<u8>,
-}
-
-struct Held {
-    since: Instant,
-    session: u64,
-    event: Box<Event>,
-    exe: Option<Vec<u8>>,
 }
 
 impl Supervisor {
@@ -92,7 +85,6 @@ impl Supervisor {
             sessions: BTreeMap::new(),
             evidence: Evidence::new(boot),
             losses: Tracker::default(),
-            held: Vec::new(),
             last_number: 0,
             busy: 0,
             watched: false,
@@ -135,25 +127,26 @@ impl Supervisor {
         let trail = session.state.audit_file.clone();
         let boot = evidence.boot().to_owned();
         let heard = session.hear(buffer, &boot, &mut |event| evidence.push(&trail, event));
-        self.release_held(Instant::now());
+        self.release_held(number, Instant::now());
         self.flush();
         heard
     }
 
-    /// Takes what is in the rings. The wires come first: a call's record is in
-    /// its wire before the kernel can name the call.
-    fn drain_kernel(&mut self) {
+    /// Takes a part of what is in the rings. True when more may wait. The
+    /// wires come first: a call's record is in its wire before the kernel can
+    /// name the call.
+    fn drain_some(&mut self) -> bool {
         if self.kernel.is_none() {
-            return;
+            return false;
         }
         let numbers: Vec<u64> = self.sessions.keys().copied().collect();
         for number in numbers {
             self.hear(number);
         }
         let mut records = Vec::new();
-        if let Some(kernel) = &mut self.kernel {
-            kernel.drain(&mut |ring, record| records.push((ring, record)));
-        }
+        let taken = self.kernel.as_mut().map_or(0, |kernel| {
+            kernel.drain(MAX_EVENTS, &mut |ring, record| records.push((ring, record)))
+        });
         for (ring, record) in records {
             match record {
                 Ok(event) => self.observe(ring, event),
@@ -161,6 +154,16 @@ impl Supervisor {
             }
         }
         self.flush();
+        taken == MAX_EVENTS
+    }
+
+    /// Takes all that was in the rings when it was called.
+    fn drain_kernel(&mut self) {
+        for _ in 0..=MOST_IN_RINGS / MAX_EVENTS {
+            if !self.drain_some() {
+                return;
+            }
+        }
     }
 
     fn observe(&mut self, ring: Ring, event: Event) {
@@ -170,7 +173,6 @@ impl Supervisor {
             sessions,
             evidence,
             losses,
-            held,
             ..
         } = self;
         let by_cgroup = |s: &&mut Session| s.state.cgroup_id == Some(event.header.cgroup);
@@ -186,47 +188,50 @@ impl Supervisor {
             self.alert_all(Reason::UnknownSandbox, &detail);
             return;
         };
-        let exe = observe::program(session, &event);
-        if observe::calls_known(session, &event) {
-            let judged = observe::judged(session, &event, exe.as_deref(), evidence.boot());
-            evidence.push(&session.state.audit_file, judged);
-        } else {
-            held.push(Held {
-                since: now,
-                session: session.state.number,
-                event: Box::new(event),
-                exe,
-            });
+        let waiting = Waiting {
+            since: now,
+            exe: observe::program(session, &event),
+            event: Box::new(event),
+        };
+        let known = observe::calls_known(session, &waiting.event);
+        let early = session.held.early();
+        let due = match known {
+            true => Some(waiting),
+            false => session.held.push(waiting),
+        };
+        if let Some(due) = due {
+            evidence.push_observed(session, &due);
+        }
+        if early == 0 && session.held.early() > 0 {
+            let detail = format!(
+                "{} kernel events name calls of which no record came; more of them are written \
+                 without waiting for it",
+                held::MOST
+            );
+            evidence.alert(session, Reason::UnknownCalls, detail);
         }
     }
 
-    /// Writes the held events whose records have come, or that waited enough.
-    fn release_held(&mut self, now: Instant) {
-        let Self {
-            sessions,
-            evidence,
-            held,
-            ..
-        } = self;
-        held.retain(|h| {
-            let Some(session) = sessions.get(&h.session) else {
-                return false; // its end wrote it
-            };
-            let waited = now.duration_since(h.since) >= RECORD_PATIENCE;
-            if !waited && !observe::calls_known(session, &h.event) {
-                return true;
-            }
-            let judged = observe::judged(session, &h.event, h.exe.as_deref(), evidence.boot());
-            evidence.push(&session.state.audit_file, judged);
-            false
-        });
+    /// Writes the held events of a session whose records have come, or that
+    /// waited enough.
+    fn release_held(&mut self, number: u64, now: Instant) {
+        let Some(session) = self.sessions.get_mut(&number) else {
+            return;
+        };
+        let mut held = std::mem::take(&mut session.held);
+        for due in held.due(now, |event| observe::calls_known(session, event)) {
+            self.evidence.push_observed(session, &due);
+        }
+        session.held = held;
     }
 
     /// What is due a few times a second.
     fn tick(&mut self) {
         let now = Instant::now();
-        self.drain_kernel();
-        self.release_held(now);
+        let numbers: Vec<u64> = self.sessions.keys().copied().collect();
+        for number in numbers {
+            self.release_held(number, now);
+        }
         for gap in self.losses.due(now) {
             self.report_gap(&gap);
         }
@@ -247,7 +252,7 @@ impl Supervisor {
             // A call that began before the mark would have no record after it.
             let rests = session.in_flight() == 0
                 && session.written == session.heard
-                && !self.held.iter().any(|h| h.session == session.state.number);
+                && session.held.is_empty();
             if let Some(mut end) = self
                 .evidence
                 .end(&session.state.audit_file)

@@ -11,9 +11,10 @@ use super::spec::Identity;
 use super::state::PolicyState;
 use super::users::{self, Account, UserError, Who};
 use super::{env, handover};
+use crate::audit::event::readable;
 use crate::policy::launch::{LaunchError, resolve_command};
 use crate::policy::{
-    CompiledPolicy, Document, Lookup, PolicyErrors, ResolveContext, compile, resolve,
+    CompiledPolicy, Document, Lookup, Owner, PolicyErrors, ResolveContext, compile, resolve,
 };
 use crate::wire::{Enforcement, RunRequest, WIRE_VERSION, escape, unescape};
 
@@ -122,8 +123,9 @@ impl Wanted {
 /// directory for its `${tmp}`.
 #[derive(Debug)]
 pub struct Chosen {
-    /// As `--policy` says.
+    /// As `--policy` says; of a file, its name without `.toml`.
     pub policy_name: String,
+    /// The file's real path, or `built-in NAME`.
     source: String,
     text: Vec<u8>,
     file: Option<PathBuf>,
@@ -152,7 +154,15 @@ pub fn choose(request: &RunRequest, wanted: &Wanted, rights: Rights) -> Result<C
         (Rights::Root, None, _) => None,
     };
     let lookup = match &asks {
-        Some(account) => Lookup::for_user(None, Some(&account.home)),
+        Some(account) => {
+            let owner = Owner {
+                uid: account.identity.uid,
+                gid: account.identity.gid,
+                // A file that root itself names is root's choice.
+                files: request.user.is_none(),
+            };
+            Lookup::for_user(None, Some(&account.home)).on_behalf_of(owner)
+        }
         None => {
             let home = wanted.var("HOME").map(PathBuf::from);
             Lookup::for_user(wanted.var("XDG_CONFIG_HOME").as_deref(), home.as_deref())
@@ -174,9 +184,13 @@ pub fn choose(request: &RunRequest, wanted: &Wanted, rights: Rights) -> Result<C
         Some(account) => Some(account.home.clone()),
         None => wanted.var("HOME").map(PathBuf::from),
     };
+    let source = match &found.file {
+        Some(file) => readable(file.as_os_str().as_bytes()).0,
+        None => found.name,
+    };
     Ok(Chosen {
-        policy_name: policy_name.to_owned(),
-        source: found.name,
+        policy_name: policy_label(policy_name),
+        source,
         text: found.text,
         file: found.file,
         document,
@@ -184,6 +198,13 @@ pub fn choose(request: &RunRequest, wanted: &Wanted, rights: Rights) -> Result<C
         account,
         home: home.and_then(|home| home.canonicalize().ok()),
     })
+}
+
+/// What events call a policy: a name as it is, a file by its own name.
+fn policy_label(name_or_file: &str) -> String {
+    let path = Path::new(name_or_file);
+    let name = path.file_name().unwrap_or(path.as_os_str()).as_bytes();
+    readable(name.strip_suffix(b".toml").unwrap_or(name)).0
 }
 
 /// Everything that a launch needs.
@@ -395,4 +416,64 @@ fn notes(request: &RunRequest, env: &env::Filtered) -> Vec<String> {
         ));
     }
     notes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_policy_is_called_by_its_name_or_its_files() {
+        for (given, name) in [
+            ("filesystem", "filesystem"),
+            ("/srv/p/notes.toml", "notes"),
+            ("./notes.toml", "notes"),
+            ("/srv/p/plain", "plain"),
+            ("/", "/"),
+        ] {
+            assert_eq!(policy_label(given), name);
+        }
+    }
+
+    #[test]
+    fn root_believes_no_policy_for_a_user_that_others_may_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("p.toml");
+        std::fs::write(&file, "version = 1\n").unwrap();
+        let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();
+        let mut request = RunRequest {
+            version: WIRE_VERSION,
+            policy: Some(file.to_str().unwrap().into()),
+            name: None,
+            user: None,
+            set: vec![],
+            audit_only: false,
+            enforcement: Enforcement::Kernel,
+            audit_file: None,
+            command: vec!["true".into()],
+            cwd: "/".into(),
+            env: vec![],
+            umask: 0o022,
+            sudo: Some((nobody.uid.as_raw(), nobody.gid.as_raw())),
+        };
+        let wanted = Wanted::read(&request).unwrap();
+        let mode = |mode| {
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        mode(0o666);
+        let refused = choose(&request, &wanted, Rights::Root).unwrap_err();
+        assert!(refused.reason.contains("not believed"), "{refused:?}");
+        // Whom root names the file for is another matter, as is one's own file.
+        assert!(choose(&request, &wanted, Rights::Own).is_ok());
+        request.sudo = None;
+        request.user = Some("nobody".into());
+        let chosen = choose(&request, &wanted, Rights::Root).unwrap();
+        assert_eq!(chosen.policy_name, "p");
+        assert_eq!(
+            chosen.source,
+            file.canonicalize().unwrap().to_str().unwrap()
+        );
+    }
 }

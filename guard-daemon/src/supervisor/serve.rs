@@ -327,10 +327,24 @@ async fn tick(shared: Shared) {
     loop {
         let busy = shared.borrow().kernel.is_some() && !shared.borrow().sessions.is_empty();
         tokio::time::sleep(if busy { TICK } else { SLOW_TICK }).await;
+        if !shared.borrow().sessions.is_empty() {
+            drain(&shared).await;
+        }
         let mut supervisor = shared.borrow_mut();
         if !supervisor.sessions.is_empty() {
             supervisor.tick();
         }
+    }
+}
+
+/// Takes what is in the rings, with turns for others in between.
+async fn drain(shared: &Shared) {
+    for _ in 0..=super::MOST_IN_RINGS / super::MAX_EVENTS {
+        let more = shared.borrow_mut().drain_some();
+        if !more {
+            return;
+        }
+        tokio::task::yield_now().await;
     }
 }
 
@@ -358,7 +372,7 @@ pub(super) fn watch_kernel(shared: &Shared) {
             };
             while let Ok(mut ready) = ring.readable().await {
                 ready.clear_ready();
-                shared.borrow_mut().drain_kernel();
+                drain(&shared).await;
             }
         });
     }

@@ -12,6 +12,7 @@ use nix::sys::socket::{MsgFlags, recv, send};
 use tokio::io::unix::AsyncFd;
 
 use super::cgroup::SandboxCgroup;
+use super::held::Held;
 use super::recall::Recalled;
 use super::state::SandboxState;
 use crate::audit::enrich::{alert, call_info};
@@ -62,6 +63,8 @@ pub struct Session {
     told: u64,
     /// Bytes of records that were taken and not acknowledged.
     untold: usize,
+    /// Kernel events whose calls have no record yet.
+    pub held: Held,
     /// What processes ran, by number, for events of those that are gone.
     pub programs: BTreeMap<u32, Vec<u8>>,
     /// How the server ended: status, signal.
@@ -117,6 +120,7 @@ impl Session {
             written: 0,
             told: 0,
             untold: 0,
+            held: Held::default(),
             programs: BTreeMap::new(),
             exit: (None, None),
             adopted: None,
@@ -317,4 +321,4 @@ impl Session {
 
 #[cfg(test)]
 #[path = "session_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -2,7 +2,7 @@ use super::*;
 use crate::supervisor::state::PolicyState;
 use crate::wire::Enforcement;
 
-fn session() -> Session {
+pub(in crate::supervisor) fn session() -> Session {
     let policy = PolicyState {
         name: "p".into(),
         hash: Digest::of(b"").as_str().into(),

@@ -68,7 +68,7 @@ pub struct Mark {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyState {
-    /// As `--policy` or its default said.
+    /// Its name; of a file, that of the file without `.toml`.
     pub name: String,
     /// Digest of the resolved policy.
     pub hash: String,
@@ -76,7 +76,7 @@ pub struct PolicyState {
     pub generation: u32,
     /// The text.
     pub text: String,
-    /// What errors call it.
+    /// Where the text came from: a file's real path, or `built-in NAME`.
     pub source: String,
     /// Directories for includes.
     pub home: Option<PathBuf>,

@@ -162,15 +162,18 @@ impl Supervisor {
         self.evidence.keep(&|path| used.iter().any(|u| u == path));
     }
 
-    fn report_last(&mut self, number: u64) {
+    pub(super) fn report_last(&mut self, number: u64) {
         // No record comes any more.
-        let patience_over = Instant::now() + super::RECORD_PATIENCE;
-        let (own, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.held)
-            .into_iter()
-            .partition(|h| h.session == number);
-        self.held = own;
-        self.release_held(patience_over);
-        self.held = others;
+        if let Some(session) = self.sessions.get_mut(&number) {
+            for event in session.held.rest() {
+                self.evidence.push_observed(session, &event);
+            }
+            let early = session.held.early();
+            if early > 0 {
+                let detail = format!("{early} kernel events were written without their calls");
+                self.evidence.alert(session, Reason::UnknownCalls, detail);
+            }
+        }
         let slot = self.sessions.get(&number).and_then(|s| s.state.slot);
         if let Some((slot, kernel)) = slot.zip(self.kernel.as_ref()) {
             match kernel.counters(slot) {

@@ -98,7 +98,7 @@ impl Sandbox {
     /// Takes this sandbox's events out of the rings.
     pub fn events(&self, kernel: &mut Kernel) -> Vec<(Ring, Event)> {
         let mut events = Vec::new();
-        kernel.drain(&mut |ring, event| {
+        kernel.drain(usize::MAX, &mut |ring, event| {
             let event = event.expect("a record that decodes");
             if event.header.sandbox == self.entry.sandbox {
                 events.push((ring, event));

@@ -258,6 +258,8 @@ pub enum Policy {
     Loaded {
         /// Its name.
         name: String,
+        /// Where its text came from: a file, or `built-in NAME`.
+        source: String,
         /// Digest of the policy as it was resolved.
         policy_hash: Digest,
         /// Counts the policies that the sandbox was under, from 1.
