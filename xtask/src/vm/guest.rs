@@ -11,6 +11,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("guard-daemon", "guard"),
     ("vm-tests", "vm-tests"),
     ("fake-mcp", "fake-mcp"),
+    ("bypass", "bypass"),
     ("vm-init", "vm-init"),
 ];
 

@@ -1,0 +1,110 @@
+//! The bypass suite: every technique of `tests/bypass/manifest.json`, first
+//! without guard, where it must succeed, then under guard, where it must not
+//! and must leave the event that the manifest expects.
+
+mod host;
+mod judge;
+mod phase;
+
+use std::collections::BTreeMap;
+
+use bypass::manifest::{self, Entry, Uid};
+use serde_json::{Value, json};
+
+use judge::Row;
+use phase::{Observation, Phase};
+
+/// Where the rows are left for `docs/bypass.md`.
+const RESULTS: &str = "/root/bypass/results.json";
+
+/// Runs the suite, or of it what has `only` in its name, and tells each result.
+pub fn run(only: &str, tell: &mut dyn FnMut(&str, bool)) {
+    let manifest = manifest::read().expect("the manifest");
+    let entries: Vec<Entry> = manifest.techniques;
+    let entries: Vec<&Entry> = entries.iter().filter(|e| e.name.contains(only)).collect();
+    host::loosen();
+    let begun = std::time::Instant::now();
+    let pass = |what: &str| println!("{:6.1} s: {what}", begun.elapsed().as_secs_f64());
+    let of = |uid| -> Vec<&Entry> { entries.iter().copied().filter(|e| e.uid == uid).collect() };
+    let mut controls = BTreeMap::new();
+    let stand_ins = host::StandIns::make();
+    for uid in [Uid::User, Uid::Root] {
+        let entries = of(uid);
+        let phase = Phase::prepare("/srv/control", uid, &entries);
+        pass("places for the controls are ready");
+        controls.extend(phase.control());
+        pass("controls have run");
+    }
+    drop(stand_ins);
+    let supervisor = host::Supervisor::start();
+    let mut guarded = BTreeMap::new();
+    let mut events = Vec::new();
+    for uid in [Uid::User, Uid::Root] {
+        let entries = of(uid);
+        if entries.is_empty() {
+            continue;
+        }
+        let phase = Phase::prepare("/srv/bypass", uid, &entries);
+        pass("places are ready");
+        let done = phase.guarded(&supervisor);
+        tell(&format!("bypass::guard_stays_whole::{uid:?}"), done.whole);
+        guarded.extend(done.observations);
+        events.extend(done.events);
+        pass("attacks under guard have run");
+    }
+    drop(supervisor);
+    let release = host::release();
+    let missing = Observation::default();
+    let rows: Vec<Row> = entries
+        .iter()
+        .map(|entry| {
+            let control = controls.get(&entry.name).unwrap_or(&missing);
+            let guarded = guarded.get(&entry.name).unwrap_or(&missing);
+            judge::judge(entry, control, guarded, &events, &release)
+        })
+        .collect();
+    show(&rows);
+    for row in &rows {
+        if row.lacking.is_none() {
+            tell(&format!("bypass::{}", row.name), row.faults.is_empty());
+        }
+    }
+    let lost = events.iter().filter(|e| e["kind"] == "loss").count();
+    if lost > 0 {
+        println!("{lost} loss events in the trail");
+    }
+    tell("bypass::no_event_was_lost", lost == 0);
+    leave(&release, &rows);
+}
+
+fn show(rows: &[Row]) {
+    println!(
+        "{:28} {:5} {:8} {:40} stopped by, event",
+        "technique", "uid", "control", "under guard"
+    );
+    for row in rows {
+        println!(
+            "{:28} {:5} {:8} {:40} {}; {}",
+            row.name, row.uid, row.control, row.guarded, row.stopped_by, row.event
+        );
+        if let Some(lacking) = &row.lacking {
+            println!("    not on this kernel: {lacking}");
+        }
+        for fault in &row.faults {
+            println!("    FAULT: {fault}");
+        }
+    }
+}
+
+/// Writes what `cargo xtask test --suite bypass --write-docs` reads.
+fn leave(release: &str, rows: &[Row]) {
+    let rows: Vec<Value> = rows
+        .iter()
+        .map(|row| {
+            json!({"name": row.name, "stopped": row.faults.is_empty() && row.lacking.is_none(),
+                "lacking": row.lacking, "guarded": row.guarded, "event": row.event})
+        })
+        .collect();
+    let results = json!({"release": release, "rows": rows});
+    std::fs::write(RESULTS, format!("{results:#}\n")).expect("write the results");
+}
