@@ -12,7 +12,7 @@ mod body;
 pub use attribution::{Attribution, CallInfo};
 pub use body::{
     Access, Alert, Body, Call, Escape, EscapeOp, FileAccess, Loss, Network, Op, Policy, Protocol,
-    Ring, Sandbox, Side,
+    Ring, Sandbox, Side, Wall,
 };
 
 /// Version of the lines' form, the member `v`.

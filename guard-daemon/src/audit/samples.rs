@@ -12,7 +12,7 @@ use super::enrich::{
     Known, Ruling, call_info, from_call_end, from_call_start, from_kernel, from_refused_syscall,
 };
 use super::event::{
-    AuditEvent, Body, CallInfo, Loss, Policy, Process, Ring, RuleRef, Sandbox, SandboxRef,
+    AuditEvent, Body, CallInfo, Loss, Policy, Process, Ring, RuleRef, Sandbox, SandboxRef, Wall,
 };
 use super::words::{Digest, Reason};
 use crate::wire::{CallEnd, CallStart, Enforcement, Outcome, ProtocolNote};
@@ -294,13 +294,25 @@ pub(crate) fn all() -> Vec<AuditEvent> {
             &sandbox(),
         ));
     }
-    for enforcement in [Enforcement::Kernel, Enforcement::GatewayOnly] {
+    let all = [
+        Wall::KernelPrograms,
+        Wall::Seccomp,
+        Wall::Landlock,
+        Wall::Limits,
+    ];
+    for (enforcement, audit_only, walls) in [
+        (Enforcement::Kernel, false, all.to_vec()),
+        (Enforcement::Kernel, true, vec![Wall::KernelPrograms]),
+        (Enforcement::GatewayOnly, false, vec![]),
+    ] {
         let body = Body::Sandbox(Sandbox::Start {
             command: vec!["node".into(), "server.js".into()],
             uid: 1000,
             gid: 1000,
             env_removed: vec!["AWS_SECRET_ACCESS_KEY".into()],
             enforcement,
+            audit_only,
+            walls,
         });
         events.push(bare(s(), body));
     }

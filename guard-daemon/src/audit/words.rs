@@ -56,6 +56,8 @@ pub enum Reason {
     NoRule,
     /// The system call filter refused it, before the kernel programs saw it.
     SecondWall,
+    /// A limit of resources was met.
+    Limit,
     /// Sequence numbers are missing.
     SequenceGap,
     /// The last line of the trail was not whole when it was opened.

@@ -1,6 +1,7 @@
 //! What the facts mean, and what to do about it. Pure.
 
 use super::facts::{Bpffs, BtfFact, CAPABILITIES, Cgroup, Facts, Lsms, Probe, Source};
+use super::lsm::LandlockPlace;
 use super::version::{self, FLOOR};
 use super::{Check, State};
 
@@ -16,6 +17,7 @@ pub fn checks(facts: &Facts) -> Vec<Check> {
         lsm_list(facts),
         lsm_program(facts),
         cgroup(facts),
+        controllers(facts),
         bpffs(facts),
         lockdown(facts),
         seccomp(facts),
@@ -306,6 +308,22 @@ fn cgroup(facts: &Facts) -> Check {
     }
 }
 
+fn controllers(facts: &Facts) -> Check {
+    let draft = Draft::informational("controllers", "cgroup v2 controllers for limits");
+    let lacking: Vec<&str> = ["memory", "pids", "cpu"]
+        .into_iter()
+        .filter(|name| !facts.controllers.iter().any(|c| c == name))
+        .collect();
+    if lacking.is_empty() {
+        return draft.ok("memory, pids, cpu");
+    }
+    draft.missing(
+        format!("not in cgroup v2: {}", lacking.join(", ")),
+        "policies that set process.memory, max_processes or cpu are refused where it takes one of \
+         these: boot with systemd.unified_cgroup_hierarchy=1 and without cgroup_disable=",
+    )
+}
+
 fn bpffs(facts: &Facts) -> Check {
     let draft = Draft::required("bpffs", "bpffs at /sys/fs/bpf");
     match facts.bpffs {
@@ -349,14 +367,36 @@ fn seccomp(facts: &Facts) -> Check {
 }
 
 fn landlock(facts: &Facts) -> Check {
-    let draft = Draft::informational("landlock", "Landlock, a second wall (not used yet)");
-    match &facts.lsms {
-        Some(lsms) if lsms.has("landlock") => draft.ok("active"),
-        Some(_) => draft.missing(
-            "not active",
-            "nothing to do yet; later put `landlock` first in lsm=",
+    let draft = Draft::informational(
+        "landlock",
+        "Landlock behind BPF LSM, a second wall for files",
+    );
+    let Some(lsms) = &facts.lsms else {
+        return draft.unknown(
+            "the list could not be read",
+            "run it as root: `sudo guard doctor`",
+        );
+    };
+    match lsms.landlock() {
+        LandlockPlace::AfterBpf => draft.ok("active, asked after bpf"),
+        LandlockPlace::BeforeBpf if lsms.has("bpf") => draft.missing(
+            "active, but asked before bpf: guard does not use it, since what it denies would be \
+             missing in the trail",
+            format!(
+                "the kernel programs hold alone; for both walls boot with `bpf` before \
+                 `landlock`:\n    {}",
+                lsms.with_bpf()
+            ),
         ),
-        None => draft.unknown("the list could not be read", "nothing to do yet"),
+        LandlockPlace::BeforeBpf => draft.missing(
+            "active, without bpf",
+            "put `bpf` into the active LSMs, as above",
+        ),
+        LandlockPlace::Absent => draft.missing(
+            "not active: the kernel programs hold alone",
+            "for a second wall boot a kernel with CONFIG_SECURITY_LANDLOCK=y and put `landlock` \
+             after `bpf` in lsm=",
+        ),
     }
 }
 

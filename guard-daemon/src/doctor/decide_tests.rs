@@ -23,6 +23,7 @@ fn good() -> Facts {
         lsms: lsms("capability,landlock,bpf", Source::Mounted),
         probe: Probe::Works,
         cgroup: Cgroup::Unified("/sys/fs/cgroup".into()),
+        controllers: ["cpu", "memory", "pids"].map(str::to_owned).to_vec(),
         bpffs: Bpffs::Mounted,
         lockdown: Some("integrity".into()),
         seccomp: true,
@@ -178,11 +179,11 @@ fn the_whole_lsm_line_is_printed_for_the_boot_loader_that_is_there() {
         check.action.unwrap()
     };
     let grub = said(|_| {});
-    assert!(grub.contains("lsm=landlock,yama,apparmor,bpf\n"), "{grub}");
+    assert!(grub.contains("lsm=bpf,landlock,yama,apparmor\n"), "{grub}");
     assert!(grub.contains("GRUB_CMDLINE_LINUX") && !grub.contains("wslconfig"));
     let wsl = said(|f| f.release = "6.6.87.2-microsoft-standard-WSL2".into());
     assert!(
-        wsl.contains("kernelCommandLine = lsm=landlock,yama,apparmor,bpf\n"),
+        wsl.contains("kernelCommandLine = lsm=bpf,landlock,yama,apparmor\n"),
         "{wsl}"
     );
     assert!(wsl.contains(".wslconfig") && !wsl.contains("GRUB"));
@@ -223,4 +224,35 @@ fn every_check_has_its_own_id_and_says_what_to_do() {
             );
         }
     }
+}
+
+/// What a check that stops nothing says.
+fn informs(id: &str, wrong: impl FnOnce(&mut Facts)) -> (State, String) {
+    let mut facts = good();
+    wrong(&mut facts);
+    let all = checks(&facts);
+    let check = all.into_iter().find(|c| c.id == id).unwrap();
+    assert!(!check.required);
+    let action = check.action.unwrap_or_default();
+    (check.state, format!("{} / {action}", check.found))
+}
+
+#[test]
+fn landlock_is_of_use_behind_bpf_only() {
+    let behind = |f: &mut Facts| f.lsms = lsms("lockdown,bpf,landlock", Source::Mounted);
+    assert_eq!(informs("landlock", behind).0, State::Ok);
+    let (state, said) = informs("landlock", |_| {});
+    assert_eq!(state, State::Missing);
+    assert!(said.contains("lsm=bpf,landlock"), "{said}");
+    let (state, said) = informs("landlock", |f| f.lsms = lsms("bpf", Source::Mounted));
+    assert_eq!(state, State::Missing);
+    assert!(said.contains("not active"), "{said}");
+}
+
+#[test]
+fn controllers_that_v1_has_are_missing() {
+    assert_eq!(informs("controllers", |_| {}).0, State::Ok);
+    let (state, said) = informs("controllers", |f| f.controllers = vec!["pids".into()]);
+    assert_eq!(state, State::Missing);
+    assert!(said.contains("not in cgroup v2: memory, cpu"), "{said}");
 }

@@ -42,6 +42,8 @@ pub struct Facts {
     pub probe: Probe,
     /// Where cgroup v2 is.
     pub cgroup: Cgroup,
+    /// Controllers that cgroup v2 has at its root.
+    pub controllers: Vec<String>,
     /// bpffs.
     pub bpffs: Bpffs,
     /// Lockdown mode (`none`, `integrity`, `confidentiality`); `None` when the
@@ -137,6 +139,10 @@ impl Facts {
         let (btf, function) = btf();
         let uid = nix::unistd::geteuid().as_raw();
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let cgroup = cgroup(
+            &fs::read_to_string("/proc/self/mountinfo").unwrap_or_default(),
+            &fs::read_to_string("/proc/filesystems").unwrap_or_default(),
+        );
         Self {
             uid,
             capabilities: capabilities(&status),
@@ -147,10 +153,8 @@ impl Facts {
                 Some(function) if uid == 0 => probe(function),
                 _ => Probe::NotTried,
             },
-            cgroup: cgroup(
-                &fs::read_to_string("/proc/self/mountinfo").unwrap_or_default(),
-                &fs::read_to_string("/proc/filesystems").unwrap_or_default(),
-            ),
+            controllers: controllers(&cgroup),
+            cgroup,
             bpffs: bpffs(),
             lockdown: super::lsm::securityfs("lockdown").and_then(|(text, _)| chosen(&text)),
             seccomp: Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
@@ -234,6 +238,14 @@ fn cgroup(mountinfo: &str, filesystems: &str) -> Cgroup {
                 .any(|l| l.split_whitespace().last() == Some("cgroup2")),
         },
     }
+}
+
+fn controllers(cgroup: &Cgroup) -> Vec<String> {
+    let (Cgroup::Unified(path) | Cgroup::Hybrid(path)) = cgroup else {
+        return Vec::new();
+    };
+    let text = fs::read_to_string(path.join("cgroup.controllers")).unwrap_or_default();
+    text.split_whitespace().map(str::to_owned).collect()
 }
 
 /// mountinfo writes blanks and the like as `\040`.

@@ -32,16 +32,52 @@ impl Lsms {
         self.names.iter().any(|n| n == name)
     }
 
-    /// The `lsm=` that keeps these and adds `bpf`. `capability` is always
-    /// there and not for `lsm=`.
+    /// The `lsm=` that keeps these and puts `bpf` before them, so that what
+    /// another one denies is in guard's trail too. `capability` is always there
+    /// and not for `lsm=`.
     #[must_use]
     pub fn with_bpf(&self) -> String {
         let others = self
             .names
             .iter()
             .filter(|n| *n != "capability" && *n != "bpf");
-        let names: Vec<&str> = others.map(String::as_str).chain(["bpf"]).collect();
+        let names: Vec<&str> = ["bpf"]
+            .into_iter()
+            .chain(others.map(String::as_str))
+            .collect();
         format!("lsm={}", names.join(","))
+    }
+
+    /// Where Landlock is among them.
+    #[must_use]
+    pub fn landlock(&self) -> LandlockPlace {
+        let place = |name: &str| self.names.iter().position(|n| n == name);
+        match (place("landlock"), place("bpf")) {
+            (None, _) => LandlockPlace::Absent,
+            (Some(landlock), Some(bpf)) if bpf < landlock => LandlockPlace::AfterBpf,
+            (Some(_), _) => LandlockPlace::BeforeBpf,
+        }
+    }
+}
+
+/// Where Landlock is in the order in which the kernel asks its LSMs. The first
+/// that denies is the last that is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LandlockPlace {
+    /// Not active, or not known to be.
+    Absent,
+    /// Before `bpf`: what it denies the kernel programs never see.
+    BeforeBpf,
+    /// After `bpf`.
+    AfterBpf,
+}
+
+/// Where Landlock is on this host. Only what the kernel itself says counts.
+#[must_use]
+pub fn landlock_place() -> LandlockPlace {
+    match active("") {
+        Some(lsms) if matches!(lsms.source, Source::Mounted | Source::Private) => lsms.landlock(),
+        _ => LandlockPlace::Absent,
     }
 }
 
@@ -133,9 +169,25 @@ mod tests {
         };
         assert_eq!(
             line(&["capability", "landlock", "yama", "apparmor"]),
-            "lsm=landlock,yama,apparmor,bpf"
+            "lsm=bpf,landlock,yama,apparmor"
         );
-        assert_eq!(line(&["capability", "bpf", "yama"]), "lsm=yama,bpf");
+        assert_eq!(line(&["capability", "yama", "bpf"]), "lsm=bpf,yama");
         assert_eq!(line(&[]), "lsm=bpf");
+    }
+
+    #[test]
+    fn the_order_decides_who_is_asked_first() {
+        for (names, expected) in [
+            (&["landlock", "yama", "bpf"][..], LandlockPlace::BeforeBpf),
+            (&["bpf", "yama", "landlock"], LandlockPlace::AfterBpf),
+            (&["yama", "bpf"], LandlockPlace::Absent),
+            (&["landlock"], LandlockPlace::BeforeBpf),
+        ] {
+            let lsms = Lsms {
+                names: names.iter().map(|n| (*n).to_owned()).collect(),
+                source: Source::Mounted,
+            };
+            assert_eq!(lsms.landlock(), expected, "{names:?}");
+        }
     }
 }

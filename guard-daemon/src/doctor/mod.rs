@@ -8,6 +8,7 @@ pub mod facts;
 mod lsm;
 mod version;
 
+pub use lsm::{LandlockPlace, landlock_place};
 use serde::Serialize;
 
 /// What the kernel must have for one thing that guard does.

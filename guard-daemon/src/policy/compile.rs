@@ -8,7 +8,8 @@ use guard_common::table::{AccessMasks, NetRule};
 use sha2::{Digest, Sha256};
 
 use super::automaton;
-use super::document::{AuditLog, AuditSettings, WhenFull};
+use super::ceiling;
+use super::document::{AuditLog, AuditSettings, ProcessLimits, WhenFull};
 use super::error::{Errors, PolicyError, PolicyErrors};
 use super::examples::{Access, Example};
 use super::lists::{Kind, List, Rule};
@@ -34,6 +35,8 @@ pub struct CompiledPolicy {
     rule_sets: u32,
     env: BTreeSet<String>,
     user: Option<String>,
+    limits: ProcessLimits,
+    max_write_size: Option<u64>,
     audit: AuditSettings,
     flags: Flags,
     pub(super) lists: Vec<List>,
@@ -82,6 +85,25 @@ impl CompiledPolicy {
     #[must_use]
     pub fn user(&self) -> Option<&str> {
         self.user.as_deref()
+    }
+
+    /// `[process]` memory, max_processes, cpu and io_uring.
+    #[must_use]
+    pub fn limits(&self) -> ProcessLimits {
+        self.limits
+    }
+
+    /// `files.max_write_size`, bytes.
+    #[must_use]
+    pub fn max_write_size(&self) -> Option<u64> {
+        self.max_write_size
+    }
+
+    /// Absolute paths below which every path lies that a write rule of any rule
+    /// set could allow; none of them below another.
+    #[must_use]
+    pub fn write_roots(&self) -> Vec<Vec<u8>> {
+        ceiling::write_roots(&self.lists)
     }
 
     /// `[audit]`.
@@ -149,6 +171,8 @@ pub(super) fn compile_within(
         rule_sets,
         env: main.env.clone(),
         user: main.user.clone(),
+        limits: main.limits,
+        max_write_size: main.max_write_size,
         audit: main.audit,
         flags: Flags {
             log_allows: main.audit.log == AuditLog::All,
@@ -279,8 +303,8 @@ fn hash(sets: &[&Resolved]) -> String {
         }
         let _ = writeln!(
             text,
-            "process {:?} {:?}\naudit {:?}",
-            set.env, set.user, set.audit
+            "process {:?} {:?} {:?}\nwrite {:?}\naudit {:?}",
+            set.env, set.user, set.limits, set.max_write_size, set.audit
         );
     }
     let digest = Sha256::digest(text.as_bytes());

@@ -2,12 +2,15 @@
 //! strings mean is [`super::resolve`]'s.
 
 mod keys;
+mod limits;
 mod reader;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use guard_common::matcher::Verdict;
+
+pub use limits::ProcessLimits;
 
 use super::error::{Errors, Place, PolicyError, PolicyErrors, Source, Spanned};
 
@@ -32,6 +35,8 @@ pub(crate) struct FilesSection {
     pub(crate) lists: [Vec<Spanned<String>>; 5],
     /// Paths that nothing can start without; only includes say so.
     pub(crate) required: Vec<Spanned<String>>,
+    /// Bytes of the largest file that may be written.
+    pub(crate) max_write_size: Option<u64>,
 }
 
 /// An `[[example]]` as written.
@@ -83,6 +88,7 @@ pub struct Document {
     pub(crate) network: [Vec<Spanned<String>>; 3],
     pub(crate) env: Option<Vec<Spanned<String>>>,
     pub(crate) user: Option<String>,
+    pub(crate) limits: ProcessLimits,
     pub(crate) audit: AuditSettings,
     pub(crate) examples: Vec<ExampleText>,
 }

@@ -12,6 +12,7 @@
 #[doc(hidden)]
 pub mod arbitrary;
 mod automaton;
+mod ceiling;
 mod compile;
 mod document;
 mod error;
@@ -30,7 +31,7 @@ mod variables;
 mod tests;
 
 pub use compile::{CompiledPolicy, Flags, compile, compile_sets};
-pub use document::{AuditLog, AuditSettings, Document, WhenFull};
+pub use document::{AuditLog, AuditSettings, Document, ProcessLimits, WhenFull};
 pub use error::{PolicyError, PolicyErrors};
 pub use examples::{Access, parse_access};
 pub use explain::{Decision, RuleRef, verdict_name};

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use guard_common::table::FileAccess;
 
-use super::document::{AuditSettings, Document, FILE_LISTS, NETWORK_LISTS};
+use super::document::{AuditSettings, Document, FILE_LISTS, NETWORK_LISTS, ProcessLimits};
 use super::error::{Errors, Place, PolicyError, PolicyErrors, Spanned};
 use super::examples::{self, Example};
 use super::glob::{self, Pattern};
@@ -48,6 +48,8 @@ pub struct Resolved {
     pub(crate) network: Vec<NetworkRule>,
     pub(crate) env: BTreeSet<String>,
     pub(crate) user: Option<String>,
+    pub(crate) limits: ProcessLimits,
+    pub(crate) max_write_size: Option<u64>,
     pub(crate) audit: AuditSettings,
     pub(crate) examples: Vec<Example>,
     /// For errors about the whole.
@@ -80,6 +82,8 @@ pub fn resolve(
             network: Vec::new(),
             env: BTreeSet::new(),
             user: document.user.clone(),
+            limits: document.limits,
+            max_write_size: document.files.max_write_size,
             audit: document.audit,
             examples: Vec::new(),
             start: Place::start(&document.source),

@@ -114,6 +114,12 @@ impl Cgroups {
         Ok(Self { root })
     }
 
+    /// Where the hierarchy is mounted.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The parent's directory, made if it is not there.
     ///
     /// # Errors

@@ -13,11 +13,11 @@ use guard_common::sandbox::{
 use super::launch::set_nonblocking;
 use super::prepare::{Prepared, Refused, Rights};
 use super::session::Session;
-use super::spec::Identity;
+use super::spec::{Identity, Walls};
 use super::state::system_dir;
-use super::{Supervisor, paths};
+use super::{Supervisor, limits, paths, walls};
 use crate::audit::AuditEvent;
-use crate::audit::event::{Body, Policy, Sandbox};
+use crate::audit::event::{Body, Policy, Sandbox, Wall};
 use crate::kernel::{Kernel, SlotHandle};
 use crate::policy::CompiledPolicy;
 use crate::sys::fds::watch;
@@ -35,6 +35,7 @@ pub(super) struct Parts {
     pub(super) env: Vec<Vec<u8>>,
     pub(super) slot: Option<SlotHandle>,
     pub(super) wire: OwnedFd,
+    pub(super) walls: Option<Walls>,
 }
 
 impl Supervisor {
@@ -59,6 +60,9 @@ impl Supervisor {
             .open(&trail)
             .map_err(|e| Refused::new(format!("{e}: no server runs without its trail")))?;
         self.make_cgroup(number, request.enforcement)?;
+        if walls::limits_hold(request) && policy.limits().any() {
+            self.limit(number, &policy)?;
+        }
         let slot = match request.enforcement {
             Enforcement::GatewayOnly => None,
             Enforcement::Kernel => Some(self.register(number, request, &policy)?),
@@ -74,7 +78,7 @@ impl Supervisor {
         let session = self.session(number)?;
         session.state.mark = mark;
         session.wire = Some(Rc::new(ours));
-        session.policy = Some(policy);
+        session.policy = Some(Rc::clone(&policy));
         session.state.relay_uid = relay_uid;
         if is_root {
             session.state.save(system_dir()).map_err(|e| {
@@ -84,7 +88,9 @@ impl Supervisor {
                 ))
             })?;
         }
-        self.announce(number, request, identity.as_ref(), &env.removed)?;
+        let walls = walls::of_launch(request, &policy, walls::landlock_here());
+        let names = walls::names(request, &policy, walls.as_ref());
+        self.announce(number, request, identity.as_ref(), &env.removed, names)?;
         Ok(Parts {
             identity,
             program,
@@ -92,6 +98,7 @@ impl Supervisor {
             env: env.kept,
             slot,
             wire: theirs,
+            walls,
         })
     }
 
@@ -123,6 +130,17 @@ impl Supervisor {
         session.state.cgroup_id = cgroup.as_ref().map(|c| c.id);
         session.cgroup = cgroup;
         Ok(())
+    }
+
+    fn limit(&mut self, number: u64, policy: &CompiledPolicy) -> Result<(), Refused> {
+        let cgroups = self.cgroups.clone();
+        let session = self.session(number)?;
+        match (&cgroups, &session.cgroup) {
+            (Some(cgroups), Some(cgroup)) => {
+                limits::apply(cgroups, cgroup, &policy.limits()).map_err(Refused::new)
+            }
+            _ => Err(Refused::new(super::cgroup::CgroupError::NotMounted)),
+        }
     }
 
     /// The kernel side, loaded or adopted when it is first needed, and tried
@@ -225,6 +243,7 @@ impl Supervisor {
         request: &RunRequest,
         identity: Option<&Identity>,
         removed: &[Vec<u8>],
+        walls: Vec<Wall>,
     ) -> Result<(), Refused> {
         let trail = self.trail_of(number);
         let session = self.session(number)?;
@@ -241,6 +260,8 @@ impl Supervisor {
             gid: identity.map_or_else(|| nix::unistd::getegid().as_raw(), |i| i.gid),
             env_removed: removed.iter().map(|name| escape(name)).collect(),
             enforcement: request.enforcement,
+            audit_only: request.audit_only,
+            walls,
         });
         for body in [policy, start] {
             let now = jiff::Timestamp::now();

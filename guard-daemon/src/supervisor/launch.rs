@@ -23,6 +23,8 @@ pub struct Launched {
     pub pid: i32,
     /// The relay, the launcher's second life.
     pub relay: Child,
+    /// Where the calls that the server's filter refuses wait for an answer.
+    pub listener: Option<OwnedFd>,
 }
 
 /// Why nothing runs.
@@ -64,7 +66,11 @@ pub async fn launch(spec: &LaunchSpec, fds: &[BorrowedFd<'_>]) -> Result<Launche
         },
     };
     match result {
-        Ok(Ok(pid)) => Ok(Launched { pid, relay }),
+        Ok(Ok((pid, listener))) => Ok(Launched {
+            pid,
+            relay,
+            listener,
+        }),
         Ok(Err((stage, errno, detail))) => {
             end(&mut relay);
             Err(explain(spec, stage, errno, detail))
@@ -83,9 +89,10 @@ fn end(relay: &mut Child) {
 }
 
 type Failed = (Stage, i32, Option<String>);
+type Started = (i32, Option<OwnedFd>);
 
 /// Reads reports until the launcher has executed the relay or given up.
-async fn reports(socket: OwnedFd) -> Result<Result<i32, Failed>, LaunchFailure> {
+async fn reports(socket: OwnedFd) -> Result<Result<Started, Failed>, LaunchFailure> {
     let broken = |e: &dyn std::fmt::Display| failure(format!("cannot hear the launcher: {e}"));
     set_nonblocking(&socket).map_err(|e| broken(&e))?;
     let socket = watch(socket).map_err(|e| broken(&e))?;
@@ -93,8 +100,8 @@ async fn reports(socket: OwnedFd) -> Result<Result<i32, Failed>, LaunchFailure> 
     loop {
         let mut ready = socket.readable().await.map_err(|e| broken(&e))?;
         match transport::receive(socket.get_ref().as_fd()) {
-            Ok(Some(packet)) => match packet.parse().map_err(|e| broken(&e))? {
-                LaunchReport::Started { pid } => started = Some(pid),
+            Ok(Some(mut packet)) => match packet.parse().map_err(|e| broken(&e))? {
+                LaunchReport::Started { pid } => started = Some((pid, packet.fds.pop())),
                 LaunchReport::Failed {
                     stage,
                     errno,

@@ -6,23 +6,26 @@
 //! closes when the relay was executed.
 
 use std::ffi::CString;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 
-use nix::errno::Errno;
+use libc::sock_filter;
 use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid, setsid};
 
-use super::seccomp::{self, Filters};
+use super::landlock;
+use super::seccomp;
 use super::spec::{LaunchReport, LaunchSpec, Stage};
 use crate::relay::config::RelayConfig;
 use crate::sys::child::{Cloned, clone_into, exit_now};
-use crate::sys::{caps, fds, signals};
-use crate::wire::transport::{self, Packet};
+use crate::sys::{self, caps, fds, signals};
+use crate::wire::transport::{self, Packet, TransportError};
 use crate::wire::unescape;
+
+use serde::{Deserialize, Serialize};
 
 /// A step that failed.
 struct Failure {
@@ -100,6 +103,20 @@ impl Reporter {
     fn send(&self, report: &LaunchReport) {
         let _ = transport::send(self.0.as_fd(), report, &[]);
     }
+
+    fn started(&self, pid: i32, listener: Option<OwnedFd>) {
+        let fds: Vec<_> = listener.iter().map(AsFd::as_fd).collect();
+        let _ = transport::send(self.0.as_fd(), &LaunchReport::Started { pid }, &fds);
+    }
+}
+
+/// What the child says before it executes the server; then its socket closes.
+#[derive(Serialize, Deserialize)]
+enum ChildReport {
+    /// The filter is in force; its listener comes along.
+    Filtered,
+    /// A step failed.
+    Failed(Stage, i32, Option<String>),
 }
 
 /// Everything that the child needs, made before it exists: it may open nothing.
@@ -110,7 +127,9 @@ struct Server {
     cwd: CString,
     umask: Mode,
     identity: Option<(Uid, Gid, Vec<Gid>)>,
-    filters: Filters,
+    filter: Option<Vec<sock_filter>>,
+    ruleset: Option<OwnedFd>,
+    max_write_size: Option<u64>,
     launcher: Pid,
 }
 
@@ -136,18 +155,18 @@ fn launch(reporter: &Reporter) -> Result<std::convert::Infallible, Failure> {
     let (stdin_read, stdin_write) = cloexec()?;
     let (stdout_read, stdout_write) = cloexec()?;
     let (stderr_read, stderr_write) = cloexec()?;
-    let (failure_read, failure_write) = cloexec()?;
+    let (ours, theirs) = transport::pair().map_err(|e| other(Stage::Prepare, e))?;
     let cgroup = descriptors.cgroup.as_ref().map(|(dir, _)| dir.as_fd());
     let (pid, pidfd) = match clone_into(cgroup).at(Stage::Clone)? {
         Cloned::Child => {
             let stdio = [stdin_read, stdout_write, stderr_write];
-            server.run(stdio, failure_write)
+            server.run(stdio, theirs)
         }
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
     };
-    drop((stdin_read, stdout_write, stderr_write, failure_write));
-    await_exec(failure_read)?;
-    reporter.send(&LaunchReport::Started { pid });
+    drop((stdin_read, stdout_write, stderr_write, theirs));
+    let listener = await_exec(&ours)?;
+    reporter.started(pid, listener);
     let relay = RelayConfig {
         server_pid: pid,
         ..spec.relay
@@ -213,30 +232,38 @@ fn descriptors(packet: Packet, with_cgroup: bool) -> Result<Descriptors, Failure
     }
 }
 
-/// Waits until the child has executed the server or says why not.
-fn await_exec(failure: OwnedFd) -> Result<(), Failure> {
-    let mut report = Vec::new();
-    std::fs::File::from(failure)
-        .read_to_end(&mut report)
-        .at(Stage::Exec)?;
-    let Some((stage, errno)) = report.split_first() else {
-        return Ok(());
-    };
-    let stage = Stage::ALL
-        .into_iter()
-        .find(|s| *s as u8 == *stage)
-        .unwrap_or(Stage::Exec);
-    let errno = <[u8; 4]>::try_from(errno).map_or(0, i32::from_ne_bytes);
-    Err(Failure {
-        stage,
-        errno,
-        detail: None,
-    })
+/// Waits until the child has executed the server or says why not. Returns the
+/// filter's listener, if the child has sent one.
+fn await_exec(child: &OwnedFd) -> Result<Option<OwnedFd>, Failure> {
+    let broken = |e: TransportError| other(Stage::Exec, e);
+    let mut listener = None;
+    while let Some(mut packet) = transport::receive(child.as_fd()).map_err(broken)? {
+        match packet.parse().map_err(broken)? {
+            ChildReport::Filtered => listener = packet.fds.pop(),
+            ChildReport::Failed(stage, errno, detail) => {
+                return Err(Failure {
+                    stage,
+                    errno,
+                    detail,
+                });
+            }
+        }
+    }
+    Ok(listener)
 }
 
 impl Server {
     fn new(spec: &LaunchSpec) -> Result<Self, Failure> {
         let all = |list: &[String]| list.iter().map(|s| bytes(s)).collect::<Result<Vec<_>, _>>();
+        let prepare = |e: &dyn std::fmt::Display| other(Stage::Prepare, e);
+        let (mut filter, mut ruleset, mut max_write_size) = (None, None, None);
+        if let Some(walls) = &spec.walls {
+            filter = Some(seccomp::filter(walls.io_uring).map_err(|e| prepare(&e))?);
+            max_write_size = walls.max_write_size;
+            if let Some(roots) = &walls.write_roots {
+                ruleset = Some(landlock::ruleset(&all(roots)?).map_err(|e| prepare(&e))?);
+            }
+        }
         Ok(Self {
             path: bytes(&spec.path)?,
             argv: all(&spec.argv)?,
@@ -247,36 +274,50 @@ impl Server {
                 let groups = i.groups.iter().map(|g| Gid::from_raw(*g)).collect();
                 (Uid::from_raw(i.uid), Gid::from_raw(i.gid), groups)
             }),
-            filters: seccomp::filters().map_err(|e| other(Stage::Prepare, e))?,
+            filter,
+            ruleset,
+            max_write_size,
             launcher: nix::unistd::getpid(),
         })
     }
 
     /// The child's way to exec. Opens no file: the sandbox is already judged.
-    fn run(self, stdio: [OwnedFd; 3], failure_pipe: OwnedFd) -> ! {
-        let failure = match fds::arrange_for_exec(stdio.into(), failure_pipe).at(Stage::Descriptors)
-        {
-            Ok(pipe) => {
-                let Err(failure) = self.become_server();
-                let mut report = vec![failure.stage as u8];
-                report.extend_from_slice(&failure.errno.to_ne_bytes());
-                // Nobody is left to tell when even this fails: the status says it.
-                let _ = std::fs::File::from(pipe).write_all(&report);
-                failure
+    fn run(mut self, stdio: [OwnedFd; 3], launcher: OwnedFd) -> ! {
+        let kept = [Some(launcher), self.ruleset.take()];
+        let arranged = fds::arrange_for_exec(stdio.into(), kept.into_iter().flatten().collect());
+        let failure = match arranged.at(Stage::Descriptors) {
+            Ok(kept) => {
+                let mut kept = kept.into_iter();
+                match kept.next() {
+                    Some(launcher) => {
+                        let Err(failure) = self.become_server(&launcher, kept.next());
+                        let report =
+                            ChildReport::Failed(failure.stage, failure.errno, failure.detail);
+                        // Nobody is left to tell when even this fails: the status says it.
+                        let _ = transport::send(launcher.as_fd(), &report, &[]);
+                        failure.stage
+                    }
+                    None => Stage::Descriptors,
+                }
             }
-            Err(failure) => failure,
+            Err(failure) => failure.stage,
         };
-        exit_now(if failure.stage == Stage::Exec {
-            126
-        } else {
-            125
-        })
+        exit_now(if failure == Stage::Exec { 126 } else { 125 })
     }
 
-    fn become_server(&self) -> Result<std::convert::Infallible, Failure> {
+    fn become_server(
+        &self,
+        launcher: &OwnedFd,
+        ruleset: Option<OwnedFd>,
+    ) -> Result<std::convert::Infallible, Failure> {
         setsid().at(Stage::Session)?;
         signals::reset().at(Stage::Limits)?;
         setrlimit(Resource::RLIMIT_CORE, 0, 0).at(Stage::Limits)?;
+        if let Some(bytes) = self.max_write_size {
+            setrlimit(Resource::RLIMIT_FSIZE, bytes, bytes).at(Stage::Limits)?;
+            // A write past the limit then fails with EFBIG instead of ending the server.
+            signals::ignore(Signal::SIGXFSZ).at(Stage::Limits)?;
+        }
         umask(self.umask);
         caps::limit(None).at(Stage::Capabilities)?;
         caps::lock_no_root().at(Stage::Capabilities)?;
@@ -291,12 +332,17 @@ impl Server {
             return Err(other(Stage::Session, "the launcher is gone"));
         }
         nix::sys::prctl::set_no_new_privs().at(Stage::Capabilities)?;
-        for filter in &self.filters {
-            seccompiler::apply_filter(filter).map_err(|_| Failure {
-                stage: Stage::Seccomp,
-                errno: Errno::last_raw(),
-                detail: None,
-            })?;
+        if let Some(ruleset) = ruleset {
+            sys::landlock::restrict_self(ruleset.as_fd()).at(Stage::Landlock)?;
+        }
+        if let Some(filter) = &self.filter {
+            let listener = sys::seccomp::install(filter).at(Stage::Seccomp)?;
+            transport::send(
+                launcher.as_fd(),
+                &ChildReport::Filtered,
+                &[listener.as_fd()],
+            )
+            .map_err(|e| other(Stage::Seccomp, e))?;
         }
         nix::unistd::execve(&self.path, &self.argv, &self.env).at(Stage::Exec)
     }
@@ -322,7 +368,11 @@ fn become_relay(
             .at(Stage::RelayCgroup)?;
     }
     let reporter = reporter.0.try_clone().at(Stage::RelayPrivileges)?;
-    let reporter = Reporter(fds::arrange_for_exec(places, reporter).at(Stage::Descriptors)?);
+    let kept = fds::arrange_for_exec(places, vec![reporter]).at(Stage::Descriptors)?;
+    let reporter = match kept.into_iter().next() {
+        Some(socket) => Reporter(socket),
+        None => return Err(other(Stage::Descriptors, "the supervisor's socket is gone")),
+    };
     let Err(failure) = execute_relay(relay_id, config);
     // The caller's copy of the socket is closed by now: report here, and end.
     reporter.send(&LaunchReport::Failed {

@@ -406,7 +406,11 @@ fn notes(request: &RunRequest, env: &env::Filtered) -> Vec<String> {
         );
     }
     if request.audit_only {
-        notes.push("WARNING: --audit-only: accesses are recorded, none is denied".to_owned());
+        notes.push(
+            "WARNING: --audit-only: accesses are judged and recorded, none is denied; there is no \
+             system call filter, no Landlock ruleset and no limit of resources either"
+                .to_owned(),
+        );
     }
     if !env.removed.is_empty() {
         let names: Vec<String> = env.removed.iter().map(|name| escape(name)).collect();

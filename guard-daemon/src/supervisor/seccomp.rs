@@ -1,182 +1,143 @@
-//! The server's system call filters: a default that no MCP server needs to
-//! leave. The kernel side is the wall; this keeps whole interfaces away from it.
+//! The server's system call filter, the second wall: whole interfaces that no
+//! MCP server needs are kept away from the kernel's own checks.
+//!
+//! What is refused is not answered by the filter itself: it goes to the
+//! supervisor (`SECCOMP_RET_USER_NOTIF`), which answers `EPERM` and writes an
+//! event ([`super::second_wall`]). Without a supervisor the kernel answers
+//! `ENOSYS`.
+//!
+//! Cost: what is allowed whatever its arguments are is decided without reading
+//! them, so that the kernel answers from its bitmap of such calls
+//! (`seccomp_cache_check_allow`, kernel/seccomp.c) and never runs the program:
+//! open, close, read, write and their like stay as cheap as with any filter.
 
-use std::collections::BTreeMap;
+mod program;
+mod refused;
+#[cfg(test)]
+mod tests;
 
-use seccompiler::{
-    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
-    SeccompFilter, SeccompRule, TargetArch,
-};
+use libc::sock_filter;
 
-/// Why the filters cannot be made.
+use program::{Assembler, Label};
+use refused::{Check, Entry};
+
+/// Why the filter cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
-    /// Not one of the architectures that seccompiler knows.
-    #[error("no system call filter for this architecture: {0}")]
-    Architecture(BackendError),
-    /// An error in the rules.
-    #[error("the system call filter cannot be compiled: {0}")]
-    Compile(#[from] BackendError),
+    /// Not one of the architectures whose calls are known.
+    #[error("no system call filter for this architecture: x86-64 and aarch64 have one")]
+    Architecture,
+    /// The program does not fit the kernel's limit.
+    #[error("the system call filter has {0} instructions, at most 4096 are possible")]
+    TooLong(usize),
 }
 
-/// The two programs, to be installed in this order.
-pub type Filters = [BpfProgram; 2];
+/// `AUDIT_ARCH_*` (include/uapi/linux/audit.h) of this architecture.
+#[cfg(target_arch = "x86_64")]
+const NATIVE: Option<u32> = Some(0xc000_003e);
+#[cfg(target_arch = "aarch64")]
+const NATIVE: Option<u32> = Some(0xc000_00b7);
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+const NATIVE: Option<u32> = None;
 
-/// Bit of x32 numbers on x86-64 (arch/x86/include/uapi/asm/unistd.h): another
-/// name for the same call where the kernel has that ABI.
-const X32: i64 = 0x4000_0000;
+/// `BPF_MAXINSNS` (include/uapi/linux/bpf_common.h).
+const MAX_INSTRUCTIONS: usize = 4096;
 
-/// What is refused with EPERM, whatever its arguments.
-const REFUSED: &[libc::c_long] = &[
-    // Runs file and network operations on threads with their own identity.
-    libc::SYS_io_uring_setup,
-    libc::SYS_io_uring_enter,
-    libc::SYS_io_uring_register,
-    // Other paths to the same files.
-    libc::SYS_mount,
-    libc::SYS_umount2,
-    libc::SYS_move_mount,
-    libc::SYS_open_tree,
-    libc::SYS_fsopen,
-    libc::SYS_fsconfig,
-    libc::SYS_fsmount,
-    libc::SYS_fspick,
-    libc::SYS_mount_setattr,
-    libc::SYS_pivot_root,
-    libc::SYS_chroot,
-    libc::SYS_open_by_handle_at,
-    libc::SYS_setns,
-    // Other processes' memory and descriptors.
-    libc::SYS_ptrace,
-    libc::SYS_process_vm_readv,
-    libc::SYS_process_vm_writev,
-    libc::SYS_pidfd_getfd,
-    libc::SYS_kcmp,
-    // Keys of the user's session.
-    libc::SYS_add_key,
-    libc::SYS_request_key,
-    libc::SYS_keyctl,
-    // The kernel itself.
-    libc::SYS_bpf,
-    libc::SYS_perf_event_open,
-    libc::SYS_userfaultfd,
-    libc::SYS_init_module,
-    libc::SYS_finit_module,
-    libc::SYS_delete_module,
-    libc::SYS_kexec_load,
-    libc::SYS_kexec_file_load,
-    libc::SYS_reboot,
-    libc::SYS_swapon,
-    libc::SYS_swapoff,
-    libc::SYS_acct,
-    libc::SYS_quotactl,
-];
+/// Numbers from here on are x32's, or no call's (`__X32_SYSCALL_BIT`).
+const OTHER_ABI: u32 = 0x4000_0000;
 
-/// `clone3` must seem absent, so that libraries fall back to `clone`, whose
-/// flags a filter can see.
-const ABSENT: &[libc::c_long] = &[libc::SYS_clone3];
+/// The last call that was looked at when the list of refused ones was made
+/// (`file_setattr`, Linux 6.17). Later ones seem absent, as they are on every
+/// kernel before theirs.
+const LAST_KNOWN: u32 = 469;
 
-/// Makes both programs.
+/// Makes the filter. `io_uring` is the policy's word on io_uring.
 ///
 /// # Errors
-/// On an architecture without filters.
-pub fn filters() -> Result<Filters, FilterError> {
-    let arch: TargetArch = std::env::consts::ARCH
-        .try_into()
-        .map_err(FilterError::Architecture)?;
-    let mut refused: BTreeMap<i64, Vec<SeccompRule>> = always(REFUSED);
-    // A user namespace gives every capability inside it.
-    let new_user = u64::from(libc::CLONE_NEWUSER.unsigned_abs());
-    for number in [libc::SYS_unshare, libc::SYS_clone] {
-        let condition = SeccompCondition::new(
-            0,
-            SeccompCmpArgLen::Qword,
-            SeccompCmpOp::MaskedEq(new_user),
-            new_user,
-        )?;
-        for name in both_names(number) {
-            refused.insert(name, vec![SeccompRule::new(vec![condition.clone()])?]);
+/// On an architecture without one.
+pub fn filter(io_uring: bool) -> Result<Vec<sock_filter>, FilterError> {
+    let native = NATIVE.ok_or(FilterError::Architecture)?;
+    let mut asm = Assembler::default();
+    let refuse = asm.label();
+    let absent = asm.label();
+
+    asm.load_arch();
+    asm.unless_equal(native, refuse);
+    asm.load_number();
+    asm.if_at_least(OTHER_ABI, refuse);
+    asm.if_at_least(LAST_KNOWN + 1, absent);
+
+    let mut entries: Vec<Entry> = refused::entries(io_uring).collect();
+    entries.sort_by_key(|entry| entry.number);
+    let targets: Vec<(u32, Label)> = entries
+        .iter()
+        .map(|entry| {
+            let label = match entry.check {
+                Check::Always => refuse,
+                Check::Absent => absent,
+                _ => asm.label(),
+            };
+            (entry.number, label)
+        })
+        .collect();
+    search(&mut asm, &targets);
+    for (entry, (_, label)) in entries.iter().zip(&targets) {
+        if !matches!(entry.check, Check::Always | Check::Absent) {
+            asm.place(*label);
+            entry.check.assemble(&mut asm, refuse);
+            asm.allow();
         }
     }
-    Ok([
-        program(refused, libc::EPERM, arch)?,
-        program(always(ABSENT), libc::ENOSYS, arch)?,
-    ])
-}
-
-fn both_names(number: libc::c_long) -> [i64; 2] {
-    [number, number | X32]
-}
-
-fn always(numbers: &[libc::c_long]) -> BTreeMap<i64, Vec<SeccompRule>> {
-    numbers
-        .iter()
-        .flat_map(|n| both_names(*n))
-        .map(|n| (n, Vec::new()))
-        .collect()
-}
-
-fn program(
-    rules: BTreeMap<i64, Vec<SeccompRule>>,
-    errno: i32,
-    arch: TargetArch,
-) -> Result<BpfProgram, FilterError> {
-    let filter = SeccompFilter::new(
-        rules,
-        SeccompAction::Allow,
-        SeccompAction::Errno(errno.unsigned_abs()),
-        arch,
-    )?;
-    Ok(filter.try_into()?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Installs the filters in a thread of its own (a filter is a thread's) and
-    /// returns the errno of what `attempt` did.
-    fn errno_of(attempt: fn() -> nix::errno::Errno) -> nix::errno::Errno {
-        std::thread::spawn(move || {
-            for filter in filters().unwrap() {
-                seccompiler::apply_filter(&filter).unwrap();
-            }
-            attempt()
-        })
-        .join()
-        .unwrap()
+    asm.place(refuse);
+    asm.notify();
+    asm.place(absent);
+    asm.error(libc::ENOSYS);
+    let program = asm.finish();
+    match program.len() {
+        len @ ..=MAX_INSTRUCTIONS if len > 0 => Ok(program),
+        len => Err(FilterError::TooLong(len)),
     }
+}
 
-    #[test]
-    fn mounts_and_user_namespaces_are_refused() {
-        use nix::errno::Errno;
-        let mount = || {
-            let none: Option<&str> = None;
-            let flags = nix::mount::MsFlags::MS_BIND;
-            nix::mount::mount(Some("/tmp"), "/", none, flags, none)
-                .err()
-                .unwrap_or(Errno::UnknownErrno)
-        };
-        assert_eq!(errno_of(mount), Errno::EPERM);
-        let unshare = || {
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER)
-                .err()
-                .unwrap_or(Errno::UnknownErrno)
-        };
-        assert_eq!(errno_of(unshare), Errno::EPERM);
+/// Binary search for the number in the accumulator; allows what is not there.
+fn search(asm: &mut Assembler, targets: &[(u32, Label)]) {
+    if targets.len() <= 3 {
+        for (number, target) in targets {
+            asm.if_equal(*number, *target);
+        }
+        asm.allow();
+        return;
     }
+    let (low, high) = targets.split_at(targets.len() / 2);
+    let upper = asm.label();
+    asm.if_at_least(high[0].0, upper);
+    search(asm, low);
+    asm.place(upper);
+    search(asm, high);
+}
 
-    #[test]
-    fn clone3_seems_absent() {
-        // The standard library falls back, so a child can still be made.
-        let status = std::thread::spawn(|| {
-            for filter in filters().unwrap() {
-                seccompiler::apply_filter(&filter).unwrap();
-            }
-            crate::sys::child::clone_errno()
-        })
-        .join()
-        .unwrap();
-        assert_eq!(status, nix::errno::Errno::ENOSYS);
+/// What a refused call is, for the trail: its name, where it is known, and the
+/// argument that it was refused for.
+#[must_use]
+pub fn describe(call: &libc::seccomp_data) -> (String, Option<u64>) {
+    let number = call.nr.cast_unsigned();
+    if Some(call.arch) != NATIVE {
+        let abi = match call.arch {
+            0x4000_0003 => "i386",
+            0x4000_0028 => "arm",
+            _ => "other-abi",
+        };
+        return (format!("{abi}-{number}"), None);
+    }
+    if number >= OTHER_ABI {
+        return (format!("x32-{}", number & !OTHER_ABI), None);
+    }
+    match refused::entries(false).find(|entry| entry.number == number) {
+        Some(entry) => {
+            let argument = entry.check.argument();
+            let value = argument.and_then(|n| call.args.get(n).copied());
+            (entry.name.to_owned(), value)
+        }
+        None => (format!("number-{number}"), None),
     }
 }

@@ -137,6 +137,12 @@ impl Session {
         self.in_flight.len()
     }
 
+    /// Their numbers.
+    #[must_use]
+    pub fn calls_in_flight(&self) -> &BTreeSet<u64> {
+        &self.in_flight
+    }
+
     /// Takes the records that wait on the wire; `each` gets their events.
     /// `buffer` has room for more than a packet may have.
     pub fn hear(

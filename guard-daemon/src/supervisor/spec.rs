@@ -29,6 +29,22 @@ pub struct LaunchSpec {
     pub cgroup: bool,
     /// For `guard __relay`. The launcher fills in the server's process.
     pub relay: RelayConfig,
+    /// What stands behind the kernel programs; `None` with `--audit-only`,
+    /// which denies nothing.
+    pub walls: Option<Walls>,
+}
+
+/// What stands behind the kernel programs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Walls {
+    /// `[process] io_uring`.
+    pub io_uring: bool,
+    /// `[files] max_write_size`, bytes.
+    pub max_write_size: Option<u64>,
+    /// Directories and files, escaped, below which the policy may let the
+    /// server write, for a Landlock ruleset; `None`: no ruleset.
+    pub write_roots: Option<Vec<String>>,
 }
 
 /// A user as the kernel knows one.
@@ -47,7 +63,8 @@ pub struct Identity {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LaunchReport {
-    /// The server was executed.
+    /// The server was executed. With [`Walls`] the listener of its system call
+    /// filter comes along.
     Started {
         /// Its process.
         pid: i32,
@@ -66,11 +83,10 @@ pub enum LaunchReport {
 /// Steps of a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[repr(u8)]
 pub enum Stage {
     /// Reading the specification.
     Spec,
-    /// Compiling the filters, making pipes.
+    /// Compiling the filter, making the Landlock ruleset and pipes.
     Prepare,
     /// clone3 into the cgroup.
     Clone,
@@ -86,7 +102,9 @@ pub enum Stage {
     Directory,
     /// Arranging descriptors.
     Descriptors,
-    /// Installing the filters.
+    /// Putting the Landlock ruleset in force.
+    Landlock,
+    /// Installing the filter.
     Seccomp,
     /// Executing the server.
     Exec,
@@ -96,24 +114,4 @@ pub enum Stage {
     RelayPrivileges,
     /// Executing the relay.
     RelayExec,
-}
-
-impl Stage {
-    /// All, in order.
-    pub const ALL: [Self; 14] = [
-        Self::Spec,
-        Self::Prepare,
-        Self::Clone,
-        Self::Session,
-        Self::Limits,
-        Self::Capabilities,
-        Self::User,
-        Self::Directory,
-        Self::Descriptors,
-        Self::Seccomp,
-        Self::Exec,
-        Self::RelayCgroup,
-        Self::RelayPrivileges,
-        Self::RelayExec,
-    ];
 }

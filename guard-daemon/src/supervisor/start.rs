@@ -17,7 +17,7 @@ use super::session::{Heard, Session};
 use super::spec::{Identity, LaunchSpec};
 use super::state::{SandboxState, system_dir};
 use super::stop::stop;
-use super::{Shared, Supervisor, paths, random, serve};
+use super::{Shared, Supervisor, paths, random, second_wall, serve};
 use crate::relay::config::RelayConfig;
 use crate::wire::{Enforcement, RunReply, RunRequest, escape};
 
@@ -207,6 +207,7 @@ async fn launch_with(
             relay_id: session.state.relay_uid,
             cgroup: dir.is_some(),
             relay: relay_config(session, rights),
+            walls: parts.walls,
         };
         (spec, kill, dir.zip(relays))
     };
@@ -234,6 +235,9 @@ async fn launch_with(
         status: failure.status,
         reason: failure.reason,
     })?;
+    if let Some(listener) = launched.listener {
+        second_wall::attend(shared, number, listener);
+    }
     let mut supervisor = shared.borrow_mut();
     let is_root = supervisor.rights == Rights::Root;
     let session = supervisor.session(number)?;

@@ -13,6 +13,7 @@ use super::prepare::Rights;
 use super::state::{forget, system_dir};
 use super::{Shared, Supervisor};
 use crate::audit::AuditEvent;
+use crate::audit::enrich::alert;
 use crate::audit::event::{Body, Sandbox};
 use crate::audit::words::Reason;
 use crate::kernel::Ring;
@@ -162,6 +163,20 @@ impl Supervisor {
         self.evidence.keep(&|path| used.iter().any(|u| u == path));
     }
 
+    /// Which limits of `[process]` the server met: that it was killed for one
+    /// shows nowhere else.
+    fn report_limits(&mut self, number: u64) {
+        let Some(session) = self.sessions.get(&number).filter(|s| s.announced) else {
+            return;
+        };
+        for detail in session.cgroup.iter().flat_map(super::limits::met) {
+            let now = jiff::Timestamp::now();
+            let name = Some(session.name.clone());
+            let event = alert(now, self.evidence.boot(), name, Reason::Limit, detail);
+            self.evidence.push(&session.state.audit_file, event);
+        }
+    }
+
     pub(super) fn report_last(&mut self, number: u64) {
         // No record comes any more.
         if let Some(session) = self.sessions.get_mut(&number) {
@@ -190,6 +205,7 @@ impl Supervisor {
         for gap in self.losses.finish(number) {
             self.report_gap(&gap);
         }
+        self.report_limits(number);
         let Some(session) = self.sessions.get(&number).filter(|s| s.announced) else {
             self.flush();
             return;

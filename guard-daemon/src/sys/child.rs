@@ -107,13 +107,3 @@ pub fn exit_now(status: i32) -> ! {
     // SAFETY: _exit takes an integer and does not return.
     unsafe { libc::_exit(status) }
 }
-
-/// The errno of a clone3 that cannot succeed (its arguments have no size):
-/// EINVAL where the call exists, ENOSYS where a filter hides it.
-#[cfg(test)]
-pub fn clone_errno() -> nix::errno::Errno {
-    // SAFETY: a null pointer with size 0 is refused before it is read.
-    let result = unsafe { libc::syscall(libc::SYS_clone3, std::ptr::null_mut::<u8>(), 0_usize) };
-    assert!(result < 0, "clone3 without arguments made a process");
-    nix::errno::Errno::last()
-}

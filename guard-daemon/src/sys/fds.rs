@@ -53,19 +53,20 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received
 }
 
 /// Makes `fds[n]` descriptor *n* without close-on-exec, for every *n*, puts
-/// `last` behind them with close-on-exec, and closes all others. Nothing else
+/// `kept` behind them with close-on-exec, and closes all others. Nothing else
 /// of this process's own descriptors survives, so the next step can only be
 /// exec or exit.
 ///
 /// # Errors
 /// When a descriptor cannot be duplicated. The process must end then.
-pub fn arrange_for_exec(fds: Vec<OwnedFd>, last: OwnedFd) -> io::Result<OwnedFd> {
+pub fn arrange_for_exec(fds: Vec<OwnedFd>, kept: Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
     let count = RawFd::try_from(fds.len()).map_err(io::Error::other)?;
+    let all = RawFd::try_from(fds.len() + kept.len()).map_err(io::Error::other)?;
     // First all out of the way of the places, then each into its own.
-    let mut high = Vec::with_capacity(fds.len() + 1);
-    for fd in fds.into_iter().chain([last]) {
+    let mut high = Vec::with_capacity(fds.len() + kept.len());
+    for fd in fds.into_iter().chain(kept) {
         // SAFETY: fcntl with integers; `fd` is open. Nobody owns the copy until exec or exit.
-        let copy = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, count.max(64)) };
+        let copy = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, all.max(64)) };
         if copy < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -74,15 +75,16 @@ pub fn arrange_for_exec(fds: Vec<OwnedFd>, last: OwnedFd) -> io::Result<OwnedFd>
         std::mem::forget(fd);
     }
     for (place, copy) in (0..).zip(high) {
-        let flags = if place == count { libc::O_CLOEXEC } else { 0 };
+        let flags = if place < count { 0 } else { libc::O_CLOEXEC };
         // SAFETY: dup3 on integers; whatever was at `place` is given up on purpose.
         if unsafe { libc::dup3(copy, place, flags) } < 0 {
             return Err(io::Error::last_os_error());
         }
     }
-    close_from(count + 1)?;
+    close_from(all)?;
     // SAFETY: just made by dup3, and owned by nobody else.
-    Ok(unsafe { OwnedFd::from_raw_fd(count) })
+    let own = |place| unsafe { OwnedFd::from_raw_fd(place) };
+    Ok((count..all).map(own).collect())
 }
 
 /// Closes every descriptor from `first` on.

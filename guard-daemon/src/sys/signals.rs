@@ -2,6 +2,15 @@
 
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 
+/// Lets a signal pass without effect, in this process and in what it executes.
+///
+/// # Errors
+/// As sigaction(2).
+pub fn ignore(which: Signal) -> nix::Result<()> {
+    // SAFETY: ignoring runs no code of ours.
+    unsafe { signal(which, SigHandler::SigIgn) }.map(drop)
+}
+
 /// Every signal as a fresh program expects it: default action, none blocked.
 /// Rust ignores `SIGPIPE`, and ignored signals are inherited through exec.
 ///

@@ -14,6 +14,7 @@
 mod drain;
 mod echo;
 mod launch;
+mod limits;
 mod server;
 mod tools;
 

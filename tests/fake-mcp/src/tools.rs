@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::limits;
 use crate::server::{Answer, Shared, write_raw};
 
 /// Name, description, and the properties that are required (all strings or
@@ -51,6 +52,20 @@ const TOOLS: &[(&str, &str, &[&str])] = &[
         "waits until `n` such calls are in flight, reads `path`, answers when all have read",
         &["path", "n"],
     ),
+    (
+        "system_call",
+        "makes system call `number` with `arguments` (array), `times` over",
+        &["number"],
+    ),
+    (
+        "grow",
+        "makes `path` (or `memfd`) `bytes` long: `how` is write, truncate or allocate",
+        &["path", "bytes", "how"],
+    ),
+    ("allocate", "touches `bytes` of memory", &["bytes"]),
+    ("fork_many", "makes `most` processes at once", &["most"]),
+    ("rename", "renames `path` to `to`", &["path", "to"]),
+    ("remove_directory", "removes `path`", &["path"]),
     ("task", "answers with a task that takes `ms`", &["ms"]),
 ];
 
@@ -135,6 +150,20 @@ pub(crate) fn call(name: &str, arguments: &Value, shared: &Shared) -> Answer {
         "exit" => std::process::exit(i32::try_from(number("status")).unwrap_or(1)),
         "crash" => std::process::abort(),
         "silence" => Answer::Silence,
+        "system_call" => told(limits::system_call(arguments)),
+        "grow" => told(limits::grow(&text("path"), number("bytes"), &text("how"))),
+        "allocate" => told(limits::allocate(number("bytes"))),
+        "fork_many" => told(limits::fork_many(number("most"))),
+        "rename" => told(
+            std::fs::rename(text("path"), text("to"))
+                .map(|()| "renamed".to_owned())
+                .map_err(|error| format!("rename {}: {error}", text("path"))),
+        ),
+        "remove_directory" => told(
+            std::fs::remove_dir(text("path"))
+                .map(|()| "removed".to_owned())
+                .map_err(|error| format!("remove {}: {error}", text("path"))),
+        ),
         "read_when_n" => told(read_when_n(&text("path"), number("n"), shared)),
         _ => Answer::Error(-32602, format!("no tool {name}")),
     }

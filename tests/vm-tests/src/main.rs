@@ -13,6 +13,8 @@
 #[allow(unreachable_pub)]
 mod bench;
 #[allow(unreachable_pub)]
+mod bench_walls;
+#[allow(unreachable_pub)]
 mod bypass_suite;
 #[allow(unreachable_pub)]
 mod child;
@@ -28,6 +30,8 @@ mod sandbox;
 mod servers;
 #[allow(unreachable_pub)]
 mod sessions;
+#[allow(unreachable_pub)]
+mod walls;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -45,6 +49,7 @@ type Whole = (&'static str, fn());
 
 fn whole_tests() -> Vec<Whole> {
     let mut all = Vec::new();
+    all.extend_from_slice(walls::TESTS);
     all.extend_from_slice(sessions::TESTS);
     all.extend_from_slice(servers::TESTS);
     all
@@ -61,6 +66,10 @@ fn main() -> ExitCode {
     let filter = std::env::args().nth(1).unwrap_or_default();
     if filter == "bench-kernel" {
         bench::run();
+        return ExitCode::SUCCESS;
+    }
+    if filter == "bench-walls" {
+        bench_walls::run();
         return ExitCode::SUCCESS;
     }
     let (mut passed, mut failed) = (0, 0);

@@ -215,7 +215,13 @@ impl Boot {
             .arg("-initrd")
             .arg(initrd);
         // `quiet` keeps the slow console out of the way; errors and worse still show.
-        command.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]);
+        // The order of the LSMs is the one that guard's doctor asks for: bpf is asked
+        // before landlock. What a kernel does not have of them it leaves out.
+        command.args([
+            "-append",
+            "console=ttyS0 quiet panic=-1 mitigations=off \
+             lsm=lockdown,bpf,landlock,yama,loadpin,safesetid,integrity,apparmor,tomoyo,ipe",
+        ]);
         command.args([
             "-drive",
             &format!(

@@ -283,6 +283,10 @@ pub enum Sandbox {
         env_removed: Vec<String>,
         /// Who holds the policy.
         enforcement: Enforcement,
+        /// `--audit-only`: everything is judged, nothing denied.
+        audit_only: bool,
+        /// What stands around the server.
+        walls: Vec<Wall>,
     },
     /// The server has ended and its cgroup is empty.
     Stop {
@@ -291,6 +295,20 @@ pub enum Sandbox {
         /// The signal.
         signal: Option<i32>,
     },
+}
+
+/// What keeps a server in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wall {
+    /// The kernel programs that judge by the policy.
+    KernelPrograms,
+    /// The system call filter.
+    Seccomp,
+    /// A Landlock ruleset for what is written, made, moved and removed.
+    Landlock,
+    /// The policy's limits of resources.
+    Limits,
 }
 
 /// Body of `protocol`; the common `reason` says what is wrong.

@@ -158,11 +158,13 @@ fn what(body: &Body) -> String {
             uid,
             env_removed,
             enforcement,
+            audit_only,
             ..
         }) => {
-            let unenforced = match enforcement {
-                Enforcement::Kernel => "",
-                Enforcement::GatewayOnly => ", NOT ENFORCED BY THE KERNEL",
+            let unenforced = match (enforcement, audit_only) {
+                (Enforcement::GatewayOnly, _) => ", NOT ENFORCED BY THE KERNEL",
+                (Enforcement::Kernel, true) => ", AUDIT ONLY: NOTHING IS DENIED",
+                (Enforcement::Kernel, false) => "",
             };
             let removed = match env_removed.len() {
                 0 => String::new(),

@@ -21,13 +21,13 @@ pub(super) const TOP_INCLUDE: Keys = Keys {
 };
 pub(super) const FILES: Keys = Keys {
     table: "files",
-    known: &["read", "write", "exec", "deny", "approve"],
-    later: &["max_write_size"],
+    known: &["read", "write", "exec", "deny", "approve", "max_write_size"],
+    later: &[],
 };
 pub(super) const FILES_INCLUDE: Keys = Keys {
     table: "files",
     known: &["read", "write", "exec", "deny", "approve", "required"],
-    later: &["max_write_size"],
+    later: &[],
 };
 pub(super) const NETWORK: Keys = Keys {
     table: "network",
@@ -36,8 +36,8 @@ pub(super) const NETWORK: Keys = Keys {
 };
 pub(super) const PROCESS: Keys = Keys {
     table: "process",
-    known: &["user", "env"],
-    later: &["io_uring", "memory", "max_processes", "cpu"],
+    known: &["user", "env", "io_uring", "memory", "max_processes", "cpu"],
+    later: &[],
 };
 pub(super) const PROCESS_INCLUDE: Keys = Keys {
     table: "process",

@@ -12,7 +12,7 @@ use super::keys::{
 };
 use super::{
     AuditLog, AuditSettings, Document, DocumentKind, ExampleText, FILE_LISTS, FilesSection,
-    NETWORK_LISTS, WhenFull,
+    NETWORK_LISTS, ProcessLimits, WhenFull,
 };
 use crate::policy::error::{Errors, Place, PolicyError, Source, Spanned};
 
@@ -49,6 +49,7 @@ impl Reader {
             network: Default::default(),
             env: None,
             user: None,
+            limits: ProcessLimits::default(),
             audit: AuditSettings::default(),
             examples: Vec::new(),
         };
@@ -63,6 +64,8 @@ impl Reader {
             }
             if self.is_include() {
                 document.files.required = self.rules(files, "files", "required");
+            } else {
+                document.files.max_write_size = self.size(files, "files", "max_write_size", 1);
             }
         }
         if let Some(network) = self.table(top, &NETWORK) {
@@ -72,7 +75,10 @@ impl Reader {
         }
         if let Some(process) = self.table(top, process_keys) {
             document.env = self.env(process);
-            document.user = self.user(process);
+            if !self.is_include() {
+                document.user = self.user(process);
+                document.limits = self.limits(process);
+            }
         }
         if !self.is_include() {
             if let Some(audit) = self.table(top, &AUDIT) {
@@ -149,7 +155,7 @@ impl Reader {
         Some(table)
     }
 
-    fn item_place(&self, table: &dyn TableLike, key: &str, item: &Item) -> Place {
+    pub(super) fn item_place(&self, table: &dyn TableLike, key: &str, item: &Item) -> Place {
         let span = item
             .span()
             .or_else(|| table.key(key).and_then(toml_edit::Key::span));

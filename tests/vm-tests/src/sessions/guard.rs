@@ -115,6 +115,8 @@ pub struct Run<'a> {
     pub server: &'a [&'a str],
     /// Environment besides this program's.
     pub env: &'a [(&'a str, &'a str)],
+    /// More of `guard run`'s options.
+    pub options: &'a [&'a str],
 }
 
 impl<'a> Run<'a> {
@@ -125,6 +127,7 @@ impl<'a> Run<'a> {
             policy,
             server: &["fake-mcp"],
             env: &[],
+            options: &[],
         }
     }
 
@@ -145,6 +148,7 @@ impl<'a> Run<'a> {
             .args(["run", "--user", "user", "--name", self.name])
             .args(["--policy", &policy, "--audit-file"])
             .arg(&trail)
+            .args(self.options)
             .arg("--")
             .args(self.server)
             .envs(self.env.iter().copied())
