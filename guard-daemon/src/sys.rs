@@ -11,5 +11,6 @@ pub mod pidfd;
 pub mod probe;
 pub mod relay;
 pub mod seccomp;
+pub mod sha256;
 pub mod signals;
 pub mod slot;

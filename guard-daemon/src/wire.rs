@@ -299,6 +299,10 @@ pub struct CallEnd {
     pub call: u64,
     /// What became of it.
     pub outcome: Outcome,
+    /// [`CallStart::args_hash`], where it was not made when the call began:
+    /// the arguments were long, and the request did not wait for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub args_hash: Option<String>,
     /// Bytes of the response line, without its end.
     pub result_bytes: u64,
     /// `sha256:` and the digest of the response line.

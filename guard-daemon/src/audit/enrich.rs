@@ -332,7 +332,11 @@ pub fn from_call_end(
     let Ok(result_hash) = digest(record.result_hash.as_deref()) else {
         return garbled(time, boot, sandbox, "result_hash", &record.result_hash);
     };
+    let Ok(args_hash) = digest(record.args_hash.as_deref()) else {
+        return garbled(time, boot, sandbox, "args_hash", &record.args_hash);
+    };
     let body = Body::Call(Call::End {
+        args_hash: args_hash.or_else(|| call.and_then(|c| c.args_hash.clone())),
         id: call.and_then(|c| c.id.clone()),
         number: record.call,
         method: call.and_then(|c| c.method.clone()),

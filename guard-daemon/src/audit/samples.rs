@@ -258,6 +258,7 @@ pub(crate) fn all() -> Vec<AuditEvent> {
         Outcome::Abandoned,
     ] {
         let end = CallEnd {
+            args_hash: None,
             call: 3,
             outcome,
             result_bytes: 12,

@@ -17,6 +17,16 @@ impl Digest {
         Self(Sha256::digest(bytes).into())
     }
 
+    /// The digest that SHA-256 ended with, as its eight words.
+    #[must_use]
+    pub fn from_words(words: [u32; 8]) -> Self {
+        let mut bytes = [0; 32];
+        for (four, word) in bytes.chunks_exact_mut(4).zip(words) {
+            four.copy_from_slice(&word.to_be_bytes());
+        }
+        Self(bytes)
+    }
+
     fn text(self) -> [u8; TEXT] {
         const HEX: &[u8; 16] = b"0123456789abcdef";
         let mut text = [0; TEXT];

@@ -110,7 +110,10 @@ impl<'a> Control<'a> {
     fn decide(&self, decide: impl FnOnce(&mut Session, &mut Recorder<'_>)) {
         let mut ends = Vec::new();
         self.shared.decide(&mut ends, decide);
-        recorder::tell(&self.shared.outbox, &mut ends, b"");
+        let Shared {
+            outbox, digests, ..
+        } = self.shared;
+        digests.tell(outbox, &mut ends, clock::wall(), b"");
     }
 
     fn client_gone(&self) -> bool {
@@ -198,6 +201,8 @@ impl<'a> Control<'a> {
             ),
         };
         self.decide(|session, out| session.end(clock::boot(), out));
+        // The server's end comes last.
+        self.shared.digests.finish();
         recorder::untold(&self.shared.outbox, &self.shared.gates, true);
         self.shared.outbox.send(&mut record, |_| false);
         if let (Some(control), Ok(packet)) = (&self.control, serde_json::to_vec(&reply)) {

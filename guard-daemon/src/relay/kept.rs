@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 /// Bytes of memory that stay when nothing is kept.
-const IDLE: usize = 256 << 10;
+const IDLE: usize = 1 << 20;
 
 /// The records from [`Kept::first`] on.
 #[derive(Debug)]

@@ -4,14 +4,14 @@
 //! cleared before the response is handed on.
 
 use super::clock;
+use super::digests::Digests;
 use super::outbox::Outbox;
-use super::recorder::{tell, tell_one};
-use crate::mcp::digest::Digest;
 use crate::mcp::session::End;
 
 /// Ends that wait at most: few, since the response after them waits for them all.
 const MOST: usize = 8;
-/// Bytes of the longest response that waits; a longer one is told at once.
+/// Bytes of the longest response that waits here; a longer one's digest is
+/// another thread's work.
 const LONGEST: usize = 16 << 10;
 /// Milliseconds without input after which all are told.
 pub(super) const IDLE_MS: u16 = 2;
@@ -29,13 +29,19 @@ impl Later {
     }
 
     /// Takes over the ends that `line` brought, or tells them.
-    pub(super) fn add(&mut self, outbox: &Outbox, ends: &mut Vec<End>, line: &[u8]) {
+    pub(super) fn add(
+        &mut self,
+        outbox: &Outbox,
+        digests: &Digests,
+        ends: &mut Vec<End>,
+        line: &[u8],
+    ) {
         if ends.is_empty() {
             return;
         }
         if line.len() > LONGEST || self.ends.len() + ends.len() > MOST {
-            self.tell(outbox);
-            return tell(outbox, ends, line);
+            self.tell(outbox, digests);
+            return digests.tell(outbox, ends, clock::wall(), line);
         }
         let start = self.lines.len();
         self.lines.extend_from_slice(line);
@@ -45,10 +51,12 @@ impl Later {
     }
 
     /// Tells all, in order.
-    pub(super) fn tell(&mut self, outbox: &Outbox) {
+    pub(super) fn tell(&mut self, outbox: &Outbox, digests: &Digests) {
+        let mut one = Vec::with_capacity(1);
         for (end, time, range) in self.ends.drain(..) {
-            let line = self.lines.get(range).filter(|_| end.whole);
-            tell_one(outbox, &end, line.map(Digest::of), time);
+            one.push(end);
+            let line = self.lines.get(range).unwrap_or_default();
+            digests.tell(outbox, &mut one, time, line);
         }
         self.lines.clear();
     }

@@ -2,9 +2,9 @@
 //! runs unprivileged under seccomp, owns the pipes between client and server,
 //! and says in its slot which calls are in flight.
 //!
-//! Four threads, all started before the filter is in place and before the
+//! Five threads, all started before the filter is in place and before the
 //! first byte is read: client → server, server → client, the server's stderr,
-//! and the control thread (lease, signals, ends). A call goes: record to the
+//! digests, and the control thread (lease, signals, ends). A call goes: record to the
 //! supervisor, slot, bytes; a response: read whole, slot, record, bytes.
 //! Locks are taken in the order session, outbox; none is held over a write to
 //! a pipe but that pipe's own.
@@ -12,9 +12,11 @@
 pub mod clock;
 pub mod config;
 mod control;
+mod digests;
 pub mod ending;
 pub mod gate;
 mod kept;
+mod lanes;
 mod later;
 pub mod outbox;
 mod pump;
@@ -33,6 +35,7 @@ use crate::mcp::session::{End, Session};
 use crate::sys::relay::{grow_pipe, inherited, one_arena};
 use crate::sys::slot::SlotPage;
 use config::RelayConfig;
+use digests::Digests;
 use outbox::{Back, Outbox};
 use pump::Steady;
 use recorder::Recorder;
@@ -48,6 +51,7 @@ struct Shared {
     session: Mutex<Session>,
     outbox: Outbox,
     gates: recorder::Gates,
+    digests: Digests,
     slot: Option<SlotPage>,
     /// Write end of the server's stdin; `None` once closed.
     server_in: Mutex<Option<Steady>>,
@@ -79,7 +83,7 @@ impl Shared {
     }
 
     /// Runs a decision of the session with its recorder. What ended is to be
-    /// told by [`recorder::tell`] or [`later::Later`].
+    /// told by [`Digests::tell`] or [`later::Later`].
     fn decide<T>(
         &self,
         ends: &mut Vec<End>,
@@ -91,6 +95,7 @@ impl Shared {
             &mut Recorder {
                 outbox: &self.outbox,
                 gates: &self.gates,
+                digests: &self.digests,
                 slot: self.slot.as_ref(),
                 call_sets: self.config.call_sets,
                 lease: self.lease(),
@@ -161,6 +166,7 @@ fn run(json: &str) -> Result<(), Box<dyn std::error::Error>> {
         session: Mutex::default(),
         outbox: Outbox::new(wire, back),
         gates: Mutex::default(),
+        digests: Digests::default(),
         slot,
         server_in: Mutex::new(Some(Steady(server_in.into()))),
         client_out: Mutex::new(Some(Steady(client_out.into()))),
@@ -170,7 +176,7 @@ fn run(json: &str) -> Result<(), Box<dyn std::error::Error>> {
     });
     // Nobody reads before the filter holds for every thread, and the filter
     // comes when all have started: what a thread does to start is forbidden.
-    let filtered = Arc::new(Barrier::new(4));
+    let filtered = Arc::new(Barrier::new(5));
     let start = |name: &str, body: Box<dyn FnOnce(&Shared) + Send>| {
         let (shared, filtered) = (Arc::clone(&shared), Arc::clone(&filtered));
         std::thread::Builder::new()
@@ -187,6 +193,7 @@ fn run(json: &str) -> Result<(), Box<dyn std::error::Error>> {
         "stderr",
         Box::new(|s| pump::stderr(s, server_err.into(), client_err.into())),
     )?;
+    start("digests", Box::new(|s| s.digests.run(&s.outbox)))?;
     nix::sys::prctl::set_dumpable(false)?;
     filtered.wait();
     seccomp::install()?;

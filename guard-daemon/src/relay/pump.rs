@@ -69,9 +69,9 @@ pub(super) fn server(shared: &Shared, from: File) {
                     Action::Forward => to_client(shared, line),
                     Action::Withhold(reply) => to_client(shared, &reply),
                 }
-                later
-                    .borrow_mut()
-                    .add(&shared.outbox, &mut ends, body(line));
+                let line = body(line);
+                let mut later = later.borrow_mut();
+                later.add(&shared.outbox, &shared.digests, &mut ends, line);
             }
             Ok(Frame::TooLong(prefix)) => {
                 let action = shared.decide(&mut ends, |session, out| {
@@ -80,12 +80,13 @@ pub(super) fn server(shared: &Shared, from: File) {
                 if let Action::Withhold(reply) = action {
                     to_client(shared, &reply);
                 }
-                later.borrow_mut().add(&shared.outbox, &mut ends, b"");
+                let mut later = later.borrow_mut();
+                later.add(&shared.outbox, &shared.digests, &mut ends, b"");
             }
             Ok(Frame::End) | Err(_) => break,
         }
     }
-    later.borrow_mut().tell(&shared.outbox);
+    later.borrow_mut().tell(&shared.outbox, &shared.digests);
     shared.ended(&shared.ends.server_out);
 }
 
@@ -184,7 +185,10 @@ impl Read for Output<'_> {
         if !self.later.borrow().is_empty() {
             let mut fds = [PollFd::new(self.from.0.as_fd(), PollFlags::POLLIN)];
             if !matches!(poll(&mut fds, PollTimeout::from(IDLE_MS)), Ok(1..)) {
-                self.later.borrow_mut().tell(&self.shared.outbox);
+                let Shared {
+                    outbox, digests, ..
+                } = self.shared;
+                self.later.borrow_mut().tell(outbox, digests);
             }
         }
         waiting.store(true, Ordering::Release);

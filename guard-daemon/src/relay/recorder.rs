@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use serde::Serialize;
 
 use super::clock;
+use super::digests::Digests;
 use super::gate::Gate;
 use super::outbox::Outbox;
 use crate::mcp::digest::Digest;
@@ -42,11 +43,18 @@ struct CallStart<'a> {
 struct CallEnd {
     call: u64,
     outcome: Outcome,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    args_hash: Option<Digest>,
     result_bytes: u64,
     result_hash: Option<Digest>,
     duration: u64,
     time: u64,
 }
+
+/// Bytes of arguments up to which their digest comes with the record of the
+/// call's start, which the request waits for. That of longer ones comes with
+/// the record of the end.
+const DIGEST_LATER: usize = 128 << 10;
 
 /// The gates of client and server.
 pub(super) type Gates = Mutex<[Gate; 2]>;
@@ -66,24 +74,25 @@ pub(super) struct Recorder<'a> {
     pub lease: u64,
     /// Bytes of arguments in a record.
     pub args_max: usize,
-    /// Calls that ended, to be told by [`tell`] when the line was handed on.
+    /// Makes the digests that take long.
+    pub digests: &'a Digests,
+    /// Calls that ended, to be told by [`Digests::tell`] when the line was handed on.
     pub ends: &'a mut Vec<End>,
 }
 
-/// Tells of the calls that `line` ended, and forgets them.
-pub(super) fn tell(outbox: &Outbox, ends: &mut Vec<End>, line: &[u8]) {
-    // Nobody waits for this: the line is with the client already.
-    let hash = ends.iter().any(|end| end.whole).then(|| Digest::of(line));
-    for end in ends.drain(..) {
-        tell_one(outbox, &end, hash.filter(|_| end.whole), clock::wall());
-    }
-}
-
-/// Tells of one call that ended at `time`.
-pub(super) fn tell_one(outbox: &Outbox, end: &End, result_hash: Option<Digest>, time: u64) {
+/// Tells of one call that ended at `time`. `args_hash`: of arguments whose
+/// digest was not made when the call began.
+pub(super) fn tell_one(
+    outbox: &Outbox,
+    end: &End,
+    args_hash: Option<Digest>,
+    result_hash: Option<Digest>,
+    time: u64,
+) {
     let mut record = Borrowed::CallEnd(CallEnd {
         call: end.call,
         outcome: end.outcome,
+        args_hash,
         result_bytes: end.result_bytes,
         result_hash,
         duration: end.duration,
@@ -100,6 +109,8 @@ impl Record for Recorder<'_> {
             .and_then(|text| std::str::from_utf8(text).ok());
         let arguments = whole.map(|text| cut(text, self.args_max));
         let arguments_cut = arguments.map(str::len) != whole.map(str::len);
+        let later = whole.is_some_and(|text| text.len() > DIGEST_LATER);
+        let mut cut_at_all = arguments_cut;
         let mut record = Borrowed::CallStart(CallStart {
             call: start.call,
             continues: start.continues,
@@ -108,7 +119,7 @@ impl Record for Recorder<'_> {
             tool: request.tool.as_deref(),
             arguments,
             arguments_cut,
-            args_hash: whole.filter(|_| arguments_cut).map(digest),
+            args_hash: whole.filter(|_| arguments_cut && !later).map(digest),
             time: clock::wall(),
         });
         self.outbox.send(&mut record, |record| match record {
@@ -116,11 +127,15 @@ impl Record for Recorder<'_> {
                 let text = start.arguments.filter(|text| !text.is_empty());
                 start.arguments = text.map(|text| cut(text, text.len() / 2));
                 start.arguments_cut = true;
-                start.args_hash = whole.map(digest);
+                cut_at_all = true;
+                start.args_hash = whole.filter(|_| !later).map(digest);
                 text.is_some()
             }
             Borrowed::CallEnd(_) => false,
         });
+        if let Some(text) = whole.filter(|_| cut_at_all && later) {
+            self.digests.arguments(start.call, text.as_bytes());
+        }
     }
 
     fn calls(&mut self, calls: &Ledger) {

@@ -14,17 +14,20 @@ fn records(client: &[&str], server: &[&str], args_max: usize) -> Vec<RelayRecord
         socketpair(AddressFamily::Unix, kind, None, flags).unwrap();
     let outbox = Outbox::new(ours, None);
     let gates = Gates::default();
+    let digests = Digests::default();
     let mut session = Session::default();
     let mut ends = Vec::new();
     fn recorder<'a>(
         outbox: &'a Outbox,
         gates: &'a Gates,
+        digests: &'a Digests,
         args_max: usize,
         ends: &'a mut Vec<End>,
     ) -> Recorder<'a> {
         Recorder {
             outbox,
             gates,
+            digests,
             slot: None,
             call_sets: 1,
             lease: 1,
@@ -36,7 +39,7 @@ fn records(client: &[&str], server: &[&str], args_max: usize) -> Vec<RelayRecord
         let action = session.client_line(
             line.as_bytes(),
             1,
-            &mut recorder(&outbox, &gates, args_max, &mut ends),
+            &mut recorder(&outbox, &gates, &digests, args_max, &mut ends),
         );
         assert_eq!(action, Action::Forward);
     }
@@ -44,10 +47,11 @@ fn records(client: &[&str], server: &[&str], args_max: usize) -> Vec<RelayRecord
         let _ = session.server_line(
             line.as_bytes(),
             5,
-            &mut recorder(&outbox, &gates, args_max, &mut ends),
+            &mut recorder(&outbox, &gates, &digests, args_max, &mut ends),
         );
-        tell(&outbox, &mut ends, line.as_bytes());
+        digests.tell(&outbox, &mut ends, 1, line.as_bytes());
     }
+    digests.all(&outbox);
     let mut packet = vec![0; MAX_PACKET];
     std::iter::from_fn(|| {
         let count = recv(theirs.as_raw_fd(), &mut packet, MsgFlags::MSG_DONTWAIT).ok()?;
@@ -98,15 +102,33 @@ fn arguments_that_swell_when_written_are_cut_to_the_packet() {
     let call = format!(
         r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"t","arguments":{{"a":"{text}"}}}}}}"#
     );
-    let all = records(&[&call], &[], usize::MAX);
-    let [RelayRecord::CallStart(start)] = all.as_slice() else {
+    let answer = r#"{"jsonrpc":"2.0","id":1,"result":{}}"#;
+    let all = records(&[&call], &[answer], usize::MAX);
+    let [RelayRecord::CallStart(start), RelayRecord::CallEnd(end)] = all.as_slice() else {
         panic!("{all:?}")
     };
     let whole = format!(r#"{{"a":"{text}"}}"#);
     assert!(start.arguments_cut);
     assert!(whole.starts_with(start.arguments.as_deref().unwrap()));
-    let hash = Digest::of(whole.as_bytes()).to_string();
-    assert_eq!(start.args_hash.as_deref(), Some(hash.as_str()));
+    let hash = Some(Digest::of(whole.as_bytes()).to_string());
+    // The request has not waited for it.
+    assert!(whole.len() > DIGEST_LATER);
+    assert_eq!((&start.args_hash, &end.args_hash), (&None, &hash));
+}
+
+#[test]
+fn arguments_that_are_cut_and_not_long_have_their_digest_at_once() {
+    let text = "x".repeat(DIGEST_LATER - 8);
+    let call = format!(
+        r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"t","arguments":{{"a":"{text}"}}}}}}"#
+    );
+    let answer = r#"{"jsonrpc":"2.0","id":1,"result":{}}"#;
+    let all = records(&[&call], &[answer], 100);
+    let [RelayRecord::CallStart(start), RelayRecord::CallEnd(end)] = all.as_slice() else {
+        panic!("{all:?}")
+    };
+    let hash = Digest::of(format!(r#"{{"a":"{text}"}}"#).as_bytes()).to_string();
+    assert_eq!((&start.args_hash, &end.args_hash), (&Some(hash), &None));
 }
 
 #[test]

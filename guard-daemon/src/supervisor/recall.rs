@@ -104,8 +104,9 @@ fn read(mut trail: impl BufRead, id: &str) -> io::Result<Recalled> {
                 calls.insert(number, (call, false));
             }
             ("call", "end", Some(number)) => {
-                if let Some((_, ended)) = calls.get_mut(&number) {
+                if let Some((call, ended)) = calls.get_mut(&number) {
                     *ended = true;
+                    call.args_hash = said.args_hash;
                 }
             }
             _ => {}

@@ -16,7 +16,7 @@ use super::held::Held;
 use super::recall::Recalled;
 use super::state::SandboxState;
 use crate::audit::enrich::{alert, call_info};
-use crate::audit::event::{Body, CallInfo, Loss, SandboxRef};
+use crate::audit::event::{Body, Call, CallInfo, Loss, SandboxRef};
 use crate::audit::words::{Digest, Reason};
 use crate::audit::{AuditEvent, from_call_end, from_call_start, from_protocol_note};
 use crate::kernel::Published;
@@ -224,6 +224,11 @@ impl Session {
                 self.ended.push_back(end.call);
                 let call = self.calls.get(&end.call);
                 let event = from_call_end(&end, seq, call, boot, &self.name);
+                if let Body::Call(Call::End { args_hash, .. }) = &event.body
+                    && let Some(call) = self.calls.get_mut(&end.call)
+                {
+                    call.args_hash.clone_from(args_hash);
+                }
                 self.forget_old_calls();
                 Some(event)
             }

@@ -69,6 +69,8 @@ pub enum Call {
         method: Option<String>,
         /// The tool, of a `tools/call`.
         tool: Option<String>,
+        /// Digest of the arguments, whole.
+        args_hash: Option<Digest>,
         /// What became of it.
         outcome: Outcome,
         /// Bytes of the response line, without its end.
