@@ -28,6 +28,12 @@ pub(crate) struct Args {
     /// Only this suite of the VM tests, and no native tests.
     #[arg(long)]
     suite: Option<String>,
+    /// How long the suites `race` and `syscalls` run.
+    #[arg(long, default_value_t = 30)]
+    seconds: u64,
+    /// Where the suite `syscalls` begins; without it at another place each time, which it prints.
+    #[arg(long)]
+    seed: Option<u64>,
     /// Virtual machines at once; by default one for each processor.
     #[arg(long)]
     jobs: Option<usize>,
@@ -117,9 +123,9 @@ fn on_kernels(series: &[String], args: &Args) -> Vec<(String, Duration, Count)> 
                     let next = waiting.lock().map(|mut waiting| waiting.next());
                     let Ok(Some(series)) = next else { return };
                     let started = Instant::now();
-                    let count = on_kernel(series, args.suite.as_deref(), &binaries).unwrap_or_else(
-                        |error| could_not_run(&format!("the VM tests on {series}"), &error),
-                    );
+                    let count = on_kernel(series, args, &binaries).unwrap_or_else(|error| {
+                        could_not_run(&format!("the VM tests on {series}"), &error)
+                    });
                     if let Ok(mut done) = done.lock() {
                         done.push((series.clone(), started.elapsed(), count));
                     }
@@ -134,19 +140,30 @@ fn on_kernels(series: &[String], args: &Args) -> Vec<(String, Duration, Count)> 
         .collect()
 }
 
-fn on_kernel(series: &str, suite: Option<&str>, binaries: &Binaries) -> Result<Count> {
+/// A seed that is not the last one.
+fn fresh_seed() -> u64 {
+    let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+    since.as_secs()
+}
+
+fn on_kernel(series: &str, args: &Args, binaries: &Binaries) -> Result<Count> {
+    let seed = args.seed.unwrap_or_else(fresh_seed);
     let mut boot = Boot::new(
         kernels::fetch(series)?,
         &[With::Node, With::Python],
         binaries,
     )?;
     boot.command = std::iter::once("vm-tests")
-        .chain(suite)
+        .chain(args.suite.as_deref())
         .map(str::to_owned)
         .collect();
+    if matches!(args.suite.as_deref(), Some("race" | "syscalls")) {
+        boot.command
+            .extend([args.seconds.to_string(), seed.to_string()]);
+    }
     boot.add
         .push((project().join("policies"), "/opt/guard/policies".into()));
-    boot.timeout = DEADLINE;
+    boot.timeout = DEADLINE + Duration::from_secs(args.seconds);
     boot.sink = Sink::Capture;
     let finished = boot.run()?;
     let text = String::from_utf8_lossy(&finished.stdout);

@@ -4,12 +4,13 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use bypass::attack::Failure;
 use bypass::place::Place;
-use bypass::{outside, serve, technique, techniques};
+use bypass::{fuzz, outside, race, serve, technique, techniques};
 
-const USAGE: &str =
-    "usage: bypass list | run NAME DIR | serve DIR NAME… | outside DIR NAME… | is-root | reached";
+const USAGE: &str = "usage: bypass list | run NAME DIR | serve DIR NAME… | outside DIR NAME… | race-read DIR SECONDS | race-write DIR SECONDS | fuzz DIR SEED COUNT SECONDS | is-root | reached";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -26,13 +27,19 @@ fn main() -> ExitCode {
         }
         ["outside", dir, ref names @ ..] => {
             let places = names.iter().map(|name| Place::new(Path::new(dir), name));
-            match outside::run_all(places) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(failure) => {
-                    eprintln!("bypass outside: {failure:?}");
-                    ExitCode::from(3)
-                }
-            }
+            told(outside::run_all(places))
+        }
+        ["race-read", dir, seconds] => told(race::read(Path::new(dir), time(seconds))),
+        ["race-write", dir, seconds] => {
+            let moved = race::write(Path::new(dir), time(seconds));
+            told(moved.map(|rounds| println!("{rounds}")))
+        }
+        ["fuzz", base, seed, count, seconds] => {
+            let (Ok(seed), Ok(count)) = (seed.parse(), count.parse()) else {
+                eprintln!("{USAGE}");
+                return ExitCode::from(3);
+            };
+            told(fuzz::rounds(Path::new(base), seed, count, time(seconds)))
         }
         // Executed by techniques that want to become root, or to run a copy of this.
         // SAFETY: takes nothing.
@@ -43,6 +50,21 @@ fn main() -> ExitCode {
             ExitCode::from(3)
         }
     }
+}
+
+fn told(done: Result<(), Failure>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("bypass: {failure:?}");
+            ExitCode::from(3)
+        }
+    }
+}
+
+/// Seconds; a word that is no number is none at all, which the harness notices.
+fn time(seconds: &str) -> Duration {
+    Duration::from_secs(seconds.parse().unwrap_or(0))
 }
 
 fn run(name: &str, dir: &str) -> ExitCode {

@@ -223,7 +223,7 @@ fn until(what: &str, so: impl Fn() -> bool) -> Outcome {
 }
 
 /// What can be changed of a file.
-fn state(path: &Path, meta: &fs::Metadata) -> String {
+pub(crate) fn state(path: &Path, meta: &fs::Metadata) -> String {
     let content = if meta.is_file() {
         fs::read(path).map_or_else(
             |e| e.to_string(),
@@ -248,7 +248,8 @@ fn state(path: &Path, meta: &fs::Metadata) -> String {
     )
 }
 
-fn give(path: &Path, uid: u32) {
+/// Gives a tree to a user.
+pub fn give(path: &Path, uid: u32) {
     if path.ends_with("bin") {
         return;
     }

@@ -77,10 +77,19 @@ fn main() -> ExitCode {
         println!("test {name} ... {}", if ok { "ok" } else { "FAILED" });
         if ok { passed += 1 } else { failed += 1 }
     };
+    let word = |n: usize| std::env::args().nth(n).unwrap_or_default();
     if filter == "bypass" {
-        let only = std::env::args().nth(2).unwrap_or_default();
-        bypass_suite::run(&only, &mut tell);
+        bypass_suite::run(&word(2), &mut tell);
     }
+    // `vm-tests race SECONDS` and `vm-tests syscalls SECONDS SEED`.
+    let seconds = word(2).parse().unwrap_or(30);
+    if filter == "race" {
+        bypass_suite::race::run(seconds, &mut tell);
+    }
+    if filter == "syscalls" {
+        bypass_suite::fuzz::run(seconds, word(3).parse().unwrap_or(1), &mut tell);
+    }
+    let stress = ["bypass", "race", "syscalls"].contains(&filter.as_str());
     let wholes: Vec<Whole> = whole_tests()
         .into_iter()
         .filter(|(name, _)| name.contains(&filter))
@@ -92,7 +101,7 @@ fn main() -> ExitCode {
         .into_iter()
         .filter(|(name, _)| name.contains(&filter))
         .collect();
-    if filter != "bypass" && (!tests.is_empty() || wholes.is_empty()) {
+    if !stress && (!tests.is_empty() || wholes.is_empty()) {
         match Kernel::load_or_adopt() {
             Ok(mut kernel) => {
                 tell("load", true);

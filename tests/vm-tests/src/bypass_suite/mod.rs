@@ -2,9 +2,12 @@
 //! without guard, where it must succeed, then under guard, where it must not
 //! and must leave the event that the manifest expects.
 
+pub mod fuzz;
 mod host;
 mod judge;
 mod phase;
+pub mod race;
+mod stress;
 
 use std::collections::BTreeMap;
 
