@@ -28,6 +28,9 @@ pub(crate) struct Args {
     /// Only this suite of the VM tests, and no native tests.
     #[arg(long)]
     suite: Option<String>,
+    /// Make docs/bypass.md from what the suite `bypass` finds.
+    #[arg(long)]
+    write_docs: bool,
     /// How long the suites `race` and `syscalls` run.
     #[arg(long, default_value_t = 30)]
     seconds: u64,
@@ -59,6 +62,9 @@ pub(crate) fn run(args: &Args) -> Result<u8> {
             &args.kernel
         };
         times.extend(on_kernels(series, args));
+    }
+    if args.write_docs {
+        bypass_docs().context("could not write docs/bypass.md")?;
     }
     println!();
     for (phase, time, count) in times {
@@ -140,6 +146,36 @@ fn on_kernels(series: &[String], args: &Args) -> Vec<(String, Duration, Count)> 
         .collect()
 }
 
+/// Puts the last results of every kernel together, and makes the page of them.
+fn bypass_docs() -> Result<()> {
+    let mut all = serde_json::Map::new();
+    for series in kernels::ALL {
+        let file = project()
+            .join("target/bypass")
+            .join(format!("{series}.json"));
+        let text = std::fs::read_to_string(&file).with_context(|| {
+            format!("no results: {}; run the suite on {series}", file.display())
+        })?;
+        all.insert((*series).to_owned(), serde_json::from_str(&text)?);
+    }
+    let results = project().join("tests/bypass/results.json");
+    std::fs::write(&results, format!("{:#}\n", serde_json::Value::Object(all)))?;
+    let mut command = Command::new("cargo");
+    command.current_dir(project());
+    command.args([
+        "run",
+        "--quiet",
+        "--locked",
+        "--package",
+        "bypass",
+        "--",
+        "docs",
+    ]);
+    let page = process::output(command.arg(&results))?;
+    std::fs::write(project().join("docs/bypass.md"), page)?;
+    Ok(())
+}
+
 /// A seed that is not the last one.
 fn fresh_seed() -> u64 {
     let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
@@ -163,6 +199,15 @@ fn on_kernel(series: &str, args: &Args, binaries: &Binaries) -> Result<Count> {
     }
     boot.add
         .push((project().join("policies"), "/opt/guard/policies".into()));
+    let results = project()
+        .join("target/bypass")
+        .join(format!("{series}.json"));
+    if args.suite.as_deref() == Some("bypass") {
+        boot.out.push((
+            "/root/bypass/results.json".into(),
+            results.display().to_string(),
+        ));
+    }
     boot.timeout = DEADLINE + Duration::from_secs(args.seconds);
     boot.sink = Sink::Capture;
     let finished = boot.run()?;

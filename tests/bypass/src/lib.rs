@@ -11,6 +11,7 @@
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 pub mod attack;
+pub mod docs;
 mod exec;
 mod files_change;
 mod files_names;

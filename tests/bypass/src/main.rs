@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use bypass::attack::Failure;
 use bypass::place::Place;
-use bypass::{fuzz, outside, race, serve, technique, techniques};
+use bypass::{docs, fuzz, outside, race, serve, technique, techniques};
 
-const USAGE: &str = "usage: bypass list | run NAME DIR | serve DIR NAME… | outside DIR NAME… | race-read DIR SECONDS | race-write DIR SECONDS | fuzz DIR SEED COUNT SECONDS | is-root | reached";
+const USAGE: &str = "usage: bypass list | docs [RESULTS] | run NAME DIR | serve DIR NAME… | outside DIR NAME… | race-read DIR SECONDS | race-write DIR SECONDS | fuzz DIR SEED COUNT SECONDS | is-root | reached";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -20,6 +20,14 @@ fn main() -> ExitCode {
             techniques().for_each(|technique| println!("{}", technique.name));
             ExitCode::SUCCESS
         }
+        ["docs"] => page(docs::RESULTS),
+        ["docs", file] => match std::fs::read_to_string(file) {
+            Ok(text) => page(&text),
+            Err(error) => {
+                eprintln!("bypass: {file}: {error}");
+                ExitCode::from(3)
+            }
+        },
         ["run", name, dir] => run(name, dir),
         ["serve", dir, ref names @ ..] => {
             serve::serve(Path::new(dir), names.iter().copied());
@@ -57,6 +65,20 @@ fn told(done: Result<(), Failure>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("bypass: {failure:?}");
+            ExitCode::from(3)
+        }
+    }
+}
+
+/// Prints `docs/bypass.md`.
+fn page(text: &str) -> ExitCode {
+    match (bypass::manifest::read(), docs::results(text)) {
+        (Ok(manifest), Ok(results)) => {
+            print!("{}", docs::render(&manifest, &results));
+            ExitCode::SUCCESS
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            eprintln!("bypass: {error}");
             ExitCode::from(3)
         }
     }

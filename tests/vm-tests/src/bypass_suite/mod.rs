@@ -11,8 +11,8 @@ mod stress;
 
 use std::collections::BTreeMap;
 
+use bypass::docs;
 use bypass::manifest::{self, Entry, Uid};
-use serde_json::{Value, json};
 
 use judge::Row;
 use phase::{Observation, Phase};
@@ -101,13 +101,16 @@ fn show(rows: &[Row]) {
 
 /// Writes what `cargo xtask test --suite bypass --write-docs` reads.
 fn leave(release: &str, rows: &[Row]) {
-    let rows: Vec<Value> = rows
-        .iter()
-        .map(|row| {
-            json!({"name": row.name, "stopped": row.faults.is_empty() && row.lacking.is_none(),
-                "lacking": row.lacking, "guarded": row.guarded, "event": row.event})
-        })
-        .collect();
-    let results = json!({"release": release, "rows": rows});
-    std::fs::write(RESULTS, format!("{results:#}\n")).expect("write the results");
+    let rows = rows.iter().map(|row| docs::Row {
+        name: row.name.clone(),
+        stopped: row.faults.is_empty() && row.lacking.is_none(),
+        lacking: row.lacking.clone(),
+        faults: row.faults.clone(),
+    });
+    let run = docs::Run {
+        release: release.to_owned(),
+        rows: rows.collect(),
+    };
+    let results = serde_json::to_string(&run).expect("JSON");
+    std::fs::write(RESULTS, results).expect("write the results");
 }

@@ -174,7 +174,12 @@ impl<'a> Phase<'a> {
             .expect("start the attacks");
         drop(inherited);
         let begun = Instant::now();
+        let mut first = None;
         let status = loop {
+            let told = fs::metadata(told).is_ok_and(|meta| meta.len() > 0);
+            if told && first.is_none() {
+                first = Some(begun.elapsed());
+            }
             let status = child.try_wait().expect("wait for the attacks");
             if status.is_some() || begun.elapsed() > LIMIT {
                 break status;
@@ -194,6 +199,10 @@ impl<'a> Phase<'a> {
                 None => println!("    {line}"),
             }
         }
+        println!(
+            "    first report after {first:?}, ended after {:?}",
+            begun.elapsed()
+        );
         match status {
             Some(status) if status.success() => {}
             Some(status) => println!("    the attacks' program: {status}"),
