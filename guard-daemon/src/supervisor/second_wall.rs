@@ -241,10 +241,10 @@ impl Supervisor {
     /// Writes the event of a refused call.
     fn refused(&mut self, number: u64, call: &Call, actor: Actor) {
         // Which calls are in flight is in the wire before the server hears of
-        // them. One that ends while we listen may have been the cause.
-        let before = self.calls_in_flight(number);
+        // them. What ended before we came to look is not among them; the end of
+        // one that has just ended may come later, and then it is.
         self.hear(number);
-        let candidates: BTreeSet<u64> = &before | &self.calls_in_flight(number);
+        let candidates = self.calls_in_flight(number);
         let Self {
             sessions, evidence, ..
         } = self;
