@@ -116,6 +116,23 @@ impl Supervisor {
         eventually("the supervisor listens", || {
             Path::new("/run/guard/guard.sock").exists()
         });
+        // The first sandbox loads the kernel programs, which takes its time on an emulated
+        // processor: no attack shall wait for that.
+        let first = Command::new("guard")
+            .args(["run", "--user", "user", "--policy", "default"])
+            .args([
+                "--audit-file",
+                "/root/bypass/first.jsonl",
+                "--",
+                "bypass",
+                "reached",
+            ])
+            .current_dir("/srv")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .status();
+        let first = first.expect("run guard");
+        assert!(first.success(), "guard starts nothing: {first}");
         Self { child }
     }
 

@@ -40,6 +40,7 @@ pub fn run(only: &str, tell: &mut dyn FnMut(&str, bool)) {
     }
     drop(stand_ins);
     let supervisor = host::Supervisor::start();
+    pass("guard runs");
     let mut guarded = BTreeMap::new();
     let mut events = Vec::new();
     for uid in [Uid::User, Uid::Root] {
