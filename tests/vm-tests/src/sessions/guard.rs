@@ -30,7 +30,7 @@ log = "all"
 "#;
 
 /// Nothing takes longer, but on a machine that is very busy.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(240);
 const SCRATCH: &str = "/root/sessions";
 
 /// Waits until something is so.
