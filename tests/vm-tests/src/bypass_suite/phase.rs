@@ -239,17 +239,17 @@ impl<'a> Phase<'a> {
     }
 
     /// Runs all under guard.
-    pub fn guarded(self, supervisor: &Supervisor) -> Guarded {
+    pub fn guarded(self, name: &str, supervisor: &Supervisor) -> Guarded {
         let text = self.policy();
         let (policy, trail, user) = match self.uid {
             Uid::User => (
                 "/root/bypass/policy.toml".into(),
-                "/root/bypass/trail.jsonl".into(),
+                format!("/root/bypass/{name}.jsonl"),
                 "user",
             ),
             Uid::Root => (
                 format!("{GUARDS}/policies/policy.toml"),
-                format!("{GUARDS}/trail.jsonl"),
+                format!("{GUARDS}/{name}.jsonl"),
                 "root",
             ),
         };
