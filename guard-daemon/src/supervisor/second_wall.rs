@@ -286,12 +286,7 @@ fn event(
         let known = session.calls.get(number).cloned();
         known.unwrap_or_else(|| CallInfo::unknown(*number))
     };
-    let mut calls: Vec<CallInfo> = candidates.iter().map(known).collect();
-    event.call = Some(match calls.len() {
-        0 => Attribution::None,
-        1 => Attribution::Sole(calls.remove(0)),
-        _ => Attribution::Ambiguous(calls),
-    });
+    event.call = Some(label(candidates.iter().map(known).collect()));
     let exe = actor.exe.as_deref().map(readable);
     event.process = Some(Process {
         pid: actor.pid,
@@ -306,9 +301,27 @@ fn event(
     event.because(Reason::SecondWall)
 }
 
+/// The label of a call that is looked at after it was made. A thread of the
+/// server can have ended one request and begun the next in between, so that
+/// the only one in flight now is no proof: it is never `sole`.
+fn label(calls: Vec<CallInfo>) -> Attribution {
+    if calls.is_empty() {
+        Attribution::None
+    } else {
+        Attribution::Ambiguous(calls)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_in_flight_afterwards_is_no_proof() {
+        let one = vec![CallInfo::unknown(7)];
+        assert_eq!(label(one.clone()), Attribution::Ambiguous(one));
+        assert_eq!(label(vec![]), Attribution::None);
+    }
 
     #[test]
     fn a_flood_gets_few_events() {
