@@ -1,7 +1,7 @@
 //! Events as the kernel writes them into the two ring buffers, and their
 //! checked decoding.
 
-use crate::limits::{MAX_CALLS, MAX_NAME, MAX_PATH};
+use crate::limits::{MAX_CALLS, MAX_PATH};
 use crate::table::AccessMasks;
 
 /// The ring for denials: noise can never push evidence out.
@@ -9,10 +9,8 @@ pub const RING_DENIALS: usize = 0;
 /// The ring for allowed accesses.
 pub const RING_ALLOWS: usize = 1;
 
-/// Call numbers in a small record.
-pub const SMALL_CALLS: usize = 8;
-/// Path bytes in a small record.
-pub const SMALL_PATH: usize = 256;
+/// Call numbers that a record has room for when there are few.
+pub const FEW_CALLS: usize = 8;
 
 /// What an event is about.
 #[repr(u8)]
@@ -162,9 +160,15 @@ pub enum Reason {
     DeviceFile = 20,
     /// A unix socket that no rule names.
     UnixSocket = 21,
+    /// No rule of the policy names it.
+    NoRule = 22,
+    /// Judging what lies below a directory would take too long.
+    TooLarge = 23,
 }
 
-/// Start of every record.
+/// Start of every record. Behind it come `calls_room` call numbers, the first
+/// `in_flight` of them valid, and `payload_len` bytes of payload: a record is
+/// as long as it must be.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EventHeader {
@@ -208,8 +212,13 @@ pub struct EventHeader {
     pub verdict: u8,
     /// [`Reason`].
     pub reason: u8,
+    /// `PAYLOAD_*`.
+    pub payload_kind: u8,
+    /// Call numbers that the record has room for: [`FEW_CALLS`] or
+    /// [`MAX_CALLS`].
+    pub calls_room: u8,
     /// 0.
-    pub reserved: [u8; 3],
+    pub reserved: u8,
 }
 
 /// The call numbers may be torn: the slot changed while they were copied.
@@ -259,38 +268,10 @@ pub const PAYLOAD_ABSTRACT: u8 = 2;
 /// An [`EscapePayload`].
 pub const PAYLOAD_TARGET: u8 = 3;
 
-/// Room behind the payload so that the verifier sees a bound for the last
-/// component, whatever the offset.
-const SLACK: usize = MAX_NAME + 1;
-
-/// A record with few candidates and a short path: nearly all.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct SmallEvent {
-    /// What happened.
-    pub header: EventHeader,
-    /// Calls in flight.
-    pub calls: [u64; SMALL_CALLS],
-    /// For files the path **leaf component first, each followed by `/`**
-    /// (`.env/project/srv/`); for sockets a [`NetPayload`].
-    pub payload: [u8; SMALL_PATH + SLACK],
-}
-
-/// A record for anything.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct LargeEvent {
-    /// What happened.
-    pub header: EventHeader,
-    /// Calls in flight.
-    pub calls: [u64; MAX_CALLS],
-    /// As in [`SmallEvent`].
-    pub payload: [u8; MAX_PATH + SLACK],
-}
+/// Bytes of the longest record.
+pub const MAX_RECORD: usize = size_of::<EventHeader>() + 8 * MAX_CALLS + MAX_PATH;
 
 const _: () = assert!(size_of::<EventHeader>() == 112);
-const _: () = assert!(size_of::<SmallEvent>() == 112 + 64 + 512);
-const _: () = assert!(size_of::<LargeEvent>() == 112 + 512 + 4096 + 256);
 const _: () = assert!(size_of::<NetPayload>() == 24);
 
 #[cfg(feature = "user")]
@@ -299,8 +280,8 @@ pub use decode::{DecodeError, Event, decode};
 #[cfg(feature = "user")]
 mod decode {
     use super::{
-        EscapePayload, EventHeader, Kind, LargeEvent, MAX_CALLS, NetPayload, Op, Reason,
-        SMALL_CALLS, SmallEvent,
+        EscapePayload, EventHeader, FEW_CALLS, Kind, MAX_CALLS, NetPayload, Op, PAYLOAD_ABSTRACT,
+        PAYLOAD_NET, PAYLOAD_PATH, PAYLOAD_TARGET, Reason,
     };
     use crate::matcher::Verdict;
     use crate::table::AccessMasks;
@@ -341,7 +322,7 @@ mod decode {
     /// A record that no program of this version writes.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum DecodeError {
-        /// Neither of the two record sizes.
+        /// Not the size that the header says.
         Size(usize),
         /// A field with a value that it cannot have.
         Field(&'static str, u64),
@@ -350,7 +331,7 @@ mod decode {
     impl std::fmt::Display for DecodeError {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
             match self {
-                Self::Size(n) => write!(f, "kernel event of {n} bytes: no record has that size"),
+                Self::Size(n) => write!(f, "kernel event of {n} bytes: not what its header says"),
                 Self::Field(name, value) => {
                     write!(f, "kernel event with {name} = {value}: out of range")
                 }
@@ -389,11 +370,9 @@ mod decode {
     /// # Errors
     /// When the record's size or a field is none that this version writes.
     pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
-        let calls_room = match record.len() {
-            n if n == size_of::<SmallEvent>() => SMALL_CALLS,
-            n if n == size_of::<LargeEvent>() => MAX_CALLS,
-            n => return Err(DecodeError::Size(n)),
-        };
+        if record.len() < size_of::<EventHeader>() {
+            return Err(DecodeError::Size(record.len()));
+        }
         let mut r = Reader(record);
         let header = EventHeader {
             sandbox: r.u64(),
@@ -420,35 +399,45 @@ mod decode {
             access: r.u8(),
             verdict: r.u8(),
             reason: r.u8(),
-            reserved: r.take(),
+            payload_kind: r.u8(),
+            calls_room: r.u8(),
+            reserved: r.u8(),
         };
+        let room = header.calls_room as usize;
+        if room != FEW_CALLS && room != MAX_CALLS {
+            return Err(DecodeError::Field("calls_room", header.calls_room.into()));
+        }
         let in_flight = header.in_flight as usize;
-        if in_flight > calls_room {
+        if in_flight > room {
             return Err(DecodeError::Field("in_flight", header.in_flight.into()));
         }
-        let calls: Vec<u64> = (0..calls_room).map(|_| r.u64()).take(in_flight).collect();
-        let mut r = Reader(&record[size_of::<EventHeader>() + 8 * calls_room..]);
-        let len = header.payload_len as usize;
-        if len > r.0.len() {
-            return Err(DecodeError::Field("payload_len", header.payload_len.into()));
-        }
-        let kind = kind(header.kind)?;
-        let object = match kind {
-            Kind::File | Kind::Exec => Object::Path(path(&r.0[..len])),
-            Kind::Network => Object::Net(NetPayload {
-                addr: r.take(),
-                port: r.u16(),
-                family: r.u16(),
-                socket_type: r.u16(),
-                protocol: r.u16(),
+        let payload_at = size_of::<EventHeader>() + 8 * room;
+        let payload = record
+            .get(payload_at..)
+            .filter(|bytes| bytes.len() == header.payload_len as usize)
+            .ok_or(DecodeError::Size(record.len()))?;
+        let calls: Vec<u64> = (0..in_flight).map(|_| r.u64()).collect();
+        let mut p = Reader(payload);
+        let object = match (header.payload_kind, payload.len()) {
+            (PAYLOAD_PATH, _) => Object::Path(path(payload)),
+            (PAYLOAD_ABSTRACT, _) => Object::Abstract(payload.to_vec()),
+            (PAYLOAD_NET, n) if n == size_of::<NetPayload>() => Object::Net(NetPayload {
+                addr: p.take(),
+                port: p.u16(),
+                family: p.u16(),
+                socket_type: p.u16(),
+                protocol: p.u16(),
             }),
-            Kind::Escape => Object::Target(EscapePayload {
-                pid: r.u32(),
-                detail: r.u32(),
-            }),
+            (PAYLOAD_TARGET, n) if n == size_of::<EscapePayload>() => {
+                Object::Target(EscapePayload {
+                    pid: p.u32(),
+                    detail: p.u32(),
+                })
+            }
+            (kind, _) => return Err(DecodeError::Field("payload_kind", kind.into())),
         };
         Ok(Event {
-            kind,
+            kind: kind(header.kind)?,
             op: op(header.op)?,
             verdict: verdict(header.verdict)?,
             reason: reason(header.reason)?,
@@ -549,7 +538,9 @@ mod decode {
             MoreRights,
             HardLink,
             DeviceFile,
-            UnixSocket
+            UnixSocket,
+            NoRule,
+            TooLarge
         ]
     );
 }

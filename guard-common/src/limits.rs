@@ -3,7 +3,7 @@
 
 /// Version of the layouts in this crate. Pinned maps and programs of another
 /// version are never adopted.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 3;
 
 /// Rule sets in one policy (server-wide, startup, background, tools): one bit
 /// each of the slot's `active` word.
@@ -19,15 +19,30 @@ pub const MAX_PATH: usize = 4096;
 /// Bytes of the longest path component (`NAME_MAX`).
 pub const MAX_NAME: usize = 255;
 
-/// Most components (and mount crossings) of a path that is judged. A deeper
-/// one is denied.
-pub const MAX_COMPONENTS: u32 = 256;
+/// Steps of the longest walk: names count one for each eight bytes begun,
+/// mounts one. A longer one is denied.
+pub const MAX_STEPS: u32 = 1024;
 
-/// Bytes of one arena region: the largest compiled policy.
-pub const REGION_SIZE: u32 = 4 << 20;
+/// Times that a walk is made again because names on the path changed.
+pub const MAX_TRIES: u32 = 32;
 
-/// Regions in the arena. Tables of several policies share a region.
-pub const REGIONS: u32 = 4;
+/// Steps of the DFA, of one byte each, that judging the move of a directory
+/// may take; one that would take more is denied. Some milliseconds.
+pub const MAX_MOVE_STEPS: u64 = 1 << 20;
+
+/// Bytes of the largest compiled policy.
+pub const MAX_TABLE: u32 = 4 << 20;
+
+/// Bytes of the arena that all tables lie in. A table starts at most
+/// [`MAX_TABLE`] before its end: what a program adds to a base can never
+/// lead out of it.
+pub const ARENA_SIZE: u32 = 16 << 20;
+
+/// Steps of eight bytes that are remembered for each sandbox.
+pub const MEMO_ENTRIES: usize = 512;
+
+/// Directories that are remembered for each sandbox.
+pub const DIRECTORY_ENTRIES: usize = 128;
 
 /// Address rules in one policy.
 pub const MAX_NET_RULES: u32 = 256;
@@ -39,5 +54,5 @@ pub const MAX_CALLS: usize = 64;
 /// Bytes of a slot: one page, so that a relay can be handed exactly its own.
 pub const SLOT_SIZE: usize = 4096;
 
-const _: () = assert!(REGION_SIZE.is_power_of_two());
+const _: () = assert!(ARENA_SIZE.is_power_of_two() && MAX_TABLE < ARENA_SIZE);
 const _: () = assert!(MAX_SANDBOXES.is_power_of_two());

@@ -2,7 +2,8 @@
 //! programs, in `guard explain` and in the tests.
 
 use crate::table::{
-    AccessMasks, CLASS_MAP_OFFSET, FileAccess, NetRule, Output, TRANSITIONS_OFFSET, TableHeader,
+    AccessMasks, CLASS_MAP_OFFSET, FileAccess, NetRule, Output, ROW_SHIFT, TRANSITIONS_OFFSET,
+    TableHeader,
 };
 
 /// What a policy says of an access. Strictest wins: deny, then approve, then
@@ -51,27 +52,27 @@ pub trait Table {
     fn u64(&self, offset: u32) -> u64;
 }
 
-/// One step of the DFA. `classes` is [`TableHeader::classes`]. The hot path:
-/// two loads, one multiplication (see `cargo xtask bench kernel`).
+/// One step of the DFA. `state` is a row's number, below
+/// [`crate::table::MAX_ROW_UNITS`].
 #[inline(always)]
-pub fn step<T: Table>(table: &T, classes: u32, state: u32, byte: u8) -> u32 {
-    let class = table.u8(CLASS_MAP_OFFSET + byte as u32) as u32;
-    table.u16(TRANSITIONS_OFFSET + 2 * (state * classes + class)) as u32
+pub fn step<T: Table>(table: &T, state: u32, byte: u8) -> u32 {
+    let column = table.u16(CLASS_MAP_OFFSET + 2 * byte as u32) as u32;
+    table.u16(TRANSITIONS_OFFSET + (state << ROW_SHIFT) + column) as u32
 }
 
-/// The masks of one kind of access at the state a path ended in.
+/// The masks of one kind of access at the state a path ended in. `outputs`
+/// is [`TableHeader::outputs`].
 #[inline(always)]
-pub fn masks_at<T: Table>(
-    table: &T,
-    state_output: u32,
-    outputs: u32,
-    state: u32,
-    access: FileAccess,
-) -> AccessMasks {
-    let index = table.u16(state_output + 2 * state) as u32;
-    let at = outputs
-        + index * size_of::<Output>() as u32
-        + access as u32 * size_of::<AccessMasks>() as u32;
+pub fn masks_at<T: Table>(table: &T, outputs: u32, state: u32, access: FileAccess) -> AccessMasks {
+    masks_of(table, outputs, state, access as u32)
+}
+
+/// As [`masks_at`], with the number of a [`FileAccess`].
+#[inline(always)]
+pub fn masks_of<T: Table>(table: &T, outputs: u32, state: u32, access: u32) -> AccessMasks {
+    let index = table.u16(TRANSITIONS_OFFSET + (state << ROW_SHIFT)) as u32;
+    let at =
+        outputs + index * size_of::<Output>() as u32 + access * size_of::<AccessMasks>() as u32;
     AccessMasks {
         allow: table.u64(at),
         deny: table.u64(at + 8),
@@ -108,14 +109,16 @@ pub fn header<T: Table>(table: &T) -> TableHeader {
         abi: table.u32(4),
         size: table.u32(8),
         states: table.u32(12),
-        classes: table.u32(16),
+        stride: table.u32(16),
         start: table.u32(20),
-        state_output: table.u32(24),
+        slash: table.u32(24),
         outputs: table.u32(28),
         outputs_len: table.u32(32),
         net_rules: table.u32(36),
         net_len: table.u32(40),
         rule_sets: table.u32(44),
+        boundaries: table.u32(48),
+        boundaries_len: table.u32(52),
     }
 }
 
@@ -157,11 +160,15 @@ impl SliceTable<'_> {
     /// components) and returns the state it ends in.
     #[must_use]
     pub fn run(&self, path: &[u8]) -> u32 {
-        let head = header(self);
-        let mut state = head.start;
+        self.run_from(header(self).start, path)
+    }
+
+    /// As [`Self::run`], from another state: what came before it lies below.
+    #[must_use]
+    pub fn run_from(&self, mut state: u32, path: &[u8]) -> u32 {
         for component in path.split(|b| *b == b'/').rev().filter(|c| !c.is_empty()) {
             for byte in component.iter().chain(b"/") {
-                state = step(self, head.classes, state, *byte);
+                state = step(self, state, *byte);
             }
         }
         state
@@ -171,13 +178,28 @@ impl SliceTable<'_> {
     #[must_use]
     pub fn path_masks(&self, path: &[u8], access: FileAccess) -> AccessMasks {
         let head = header(self);
-        masks_at(
-            self,
-            head.state_output,
-            head.outputs,
-            self.run(path),
-            access,
-        )
+        masks_at(self, head.outputs, self.run(path), access)
+    }
+
+    /// Whether something below a directory would be judged less strictly if
+    /// the directory was called `new` instead of `old`. The directory itself
+    /// is not considered.
+    ///
+    /// What is below is fed first, so that it has led to one of the boundaries
+    /// when the directory's name comes; each of them is compared.
+    #[must_use]
+    pub fn move_gains(&self, old: &[u8], new: &[u8], active: u64) -> bool {
+        let head = header(self);
+        (0..head.boundaries_len).any(|i| {
+            let from = u32::from(self.u16(head.boundaries + 2 * i));
+            let verdict = |path, access| {
+                let masks = masks_at(self, head.outputs, self.run_from(from, path), access);
+                decide(masks, active)
+            };
+            FileAccess::ALL
+                .into_iter()
+                .any(|access| verdict(new, access) < verdict(old, access))
+        })
     }
 
     /// What the policy's rule sets say of a destination.

@@ -1,7 +1,8 @@
 //! A sandbox as the kernel programs know it, and the slot through which its
 //! relay says which calls are in flight.
 
-use crate::limits::{MAX_CALLS, SLOT_SIZE};
+use crate::event::EventHeader;
+use crate::limits::{DIRECTORY_ENTRIES, MAX_CALLS, MAX_NAME, MAX_PATH, MEMO_ENTRIES, SLOT_SIZE};
 
 /// Global settings, entry 0 of the map `CONFIG`.
 #[repr(C)]
@@ -26,10 +27,11 @@ pub struct SandboxEntry {
     pub background: u64,
     /// Rule sets that this policy has: a slot can choose no others.
     pub valid_sets: u64,
-    /// Region of the arena that the table lies in.
-    pub region: u32,
-    /// Offset of the table in its region, a multiple of 8.
+    /// Offset of the table in the arena, a multiple of
+    /// [`crate::table::ROW_UNIT`].
     pub base: u32,
+    /// Always zero.
+    pub reserved: u32,
     /// Index of the slot and of the counters.
     pub slot: u32,
     /// Counts the policies that this sandbox has been under, from 1.
@@ -37,7 +39,7 @@ pub struct SandboxEntry {
     /// `SANDBOX_*` flags.
     pub flags: u32,
     /// Always zero.
-    pub reserved: u32,
+    pub reserved2: u32,
 }
 
 /// Judge and report, but deny nothing.
@@ -48,6 +50,8 @@ pub const SANDBOX_LOG_ALLOWS: u32 = 2;
 pub const SANDBOX_RING_FULL_DENY: u32 = 4;
 /// An IP rule of the policy needs datagram sockets.
 pub const SANDBOX_DATAGRAM: u32 = 8;
+/// Files that a deny rule names are in `HARD_LINKS`.
+pub const SANDBOX_LINKS: u32 = 16;
 
 /// The page that the relay writes and the kernel reads. The relay is trusted
 /// with nothing but the choice among its policy's rule sets.
@@ -103,19 +107,86 @@ pub struct Counters {
     pub kseq: [u64; 2],
     /// Events that found the ring full, for each ring.
     pub ring_full: [u64; 2],
-    /// Accesses judged to be denied.
-    pub denied: u64,
-    /// Accesses judged to be allowed.
-    pub allowed: u64,
 }
 
+/// Steps of eight bytes that a sandbox's paths have taken (map `MEMO`): a tag
+/// and the eight bytes, one after the other. Only the kernel programs read them.
+pub type Memo = [u64; 2 * MEMO_ENTRIES];
+
+/// A directory whose path was fed to the end (map `DIRECTORIES`). Only the
+/// kernel programs read and write it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Directory {
+    /// A valid bit, the policy's generation, the state before, the state after.
+    pub tag: u64,
+    /// The directory's dentry.
+    pub dentry: u64,
+    /// The mount that it was come by.
+    pub mount: u64,
+    /// The mount namespace.
+    pub namespace: u64,
+    /// Number of its inode.
+    pub inode: u64,
+    /// The inode's generation; above, the bytes of the path from here on.
+    pub generation: u64,
+    /// When: how often names and mounts had changed until then.
+    pub stamp: u64,
+    /// The tag without the state after, while the entry is being written.
+    pub reserved: u64,
+}
+
+/// The directories of one sandbox.
+pub type Directories = [u64; DIRECTORY_ENTRIES * size_of::<Directory>() / 8];
+
+/// Key of the map `HARD_LINKS`: a file, for one sandbox. Its value holds the
+/// access bits that rules which name the file deny.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HardLink {
+    /// The sandbox's slot.
+    pub slot: u32,
+    /// `s_dev` of its filesystem, in the kernel's form (major << 20 | minor).
+    pub device: u32,
+    /// Number of its inode.
+    pub inode: u64,
+}
+
+/// Where one record is put together (map `SCRATCH`). The header lies right
+/// before the call numbers, and those right before the payload; for few calls
+/// the record starts later.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Scratch {
+    /// 1 while a program uses it.
+    pub busy: u64,
+    /// Header and call numbers.
+    pub head: [u8; size_of::<EventHeader>() + 8 * MAX_CALLS],
+    /// Payload. A name is written at most at `MAX_PATH`, in whole words.
+    pub payload: [u8; MAX_PATH + MAX_NAME + 9],
+    /// Room for what the verifier must think possible.
+    pub slack: [u8; 3200],
+}
+
+/// Number of them, a power of two.
+pub const SCRATCHES: u32 = 256;
+
+/// Those that a program looks for a free one in: the move of a directory needs
+/// two, and a program may be preempted by another on its CPU.
+pub const SCRATCHES_OF_CPU: u32 = 4;
+
+/// Entries of the map `HARD_LINKS`, for all sandboxes together.
+pub const MAX_HARD_LINKS: u32 = 1 << 16;
+
+const _: () = assert!(size_of::<Scratch>() == 8192 && SCRATCHES.is_power_of_two());
 const _: () = assert!(size_of::<Slot>() == SLOT_SIZE);
+const _: () = assert!(size_of::<Directory>() == 64 && DIRECTORY_ENTRIES.is_power_of_two());
 const _: () = assert!(size_of::<SandboxEntry>() == 48);
 const _: () = assert!(size_of::<Config>() == 16);
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Config, Counters, SandboxEntry, Slot};
+    use super::{Config, Counters, HardLink, SandboxEntry, Slot};
     // SAFETY: repr(C), integers only, no padding (sizes asserted above), every bit pattern valid.
     unsafe impl aya::Pod for Config {}
     // SAFETY: as for Config.
@@ -124,6 +195,8 @@ mod pod {
     unsafe impl aya::Pod for Slot {}
     // SAFETY: as for Config; six u64.
     unsafe impl aya::Pod for Counters {}
+    // SAFETY: as for Config; two u32, one u64.
+    unsafe impl aya::Pod for HardLink {}
 }
 
 #[cfg(test)]

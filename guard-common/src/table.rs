@@ -12,15 +12,23 @@
 //! All integers are in the host's byte order. Offsets count from the header.
 //! ```text
 //! 0                      TableHeader
-//! CLASS_MAP_OFFSET       [u8; 256]                 byte → class
-//! TRANSITIONS_OFFSET     [u16; states * classes]   state, class → state
-//! header.state_output    [u16; states]             state → index in outputs
+//! CLASS_MAP_OFFSET       [u16; 256]          byte → offset of its column in a row
+//! TRANSITIONS_OFFSET     rows, ROW_UNIT bytes or a multiple each
 //! header.outputs         [Output; outputs_len]     8-byte aligned
 //! header.net_rules       [NetRule; net_len]        8-byte aligned
+//! header.boundaries      [u16; boundaries_len]
 //! ```
+//! A state *is* its row's number, counted in [`ROW_UNIT`]s, so that a step is
+//! two loads, two additions and a shift. A row starts with the index of its
+//! output; its other columns are the states that each class of bytes leads to.
+//!
 //! State 0 is the dead state: it never leaves itself and its output grants
 //! nothing. Output 0 is all zero. Byte 0, which no name can contain, leads
 //! from every state to itself: the kernel feeds whole words, padded with it.
+//!
+//! *Boundaries* are the states that what lies below a directory can have led
+//! to when the directory's own name comes: all that is to be compared to tell
+//! whether a move of the directory gives anything below it more rights.
 
 use crate::limits::MAX_RULE_SETS;
 
@@ -28,10 +36,19 @@ use crate::limits::MAX_RULE_SETS;
 pub const TABLE_MAGIC: u32 = 0x5444_5247;
 
 /// Where the byte classes start.
-pub const CLASS_MAP_OFFSET: u32 = size_of::<TableHeader>() as u32;
+pub const CLASS_MAP_OFFSET: u32 = 64;
 
-/// Where the transitions start.
-pub const TRANSITIONS_OFFSET: u32 = CLASS_MAP_OFFSET + 256;
+/// Where the rows start, a multiple of [`ROW_UNIT`].
+pub const TRANSITIONS_OFFSET: u32 = CLASS_MAP_OFFSET + 512;
+
+/// Bytes that rows are counted in: a cache line.
+pub const ROW_UNIT: u32 = 1 << ROW_SHIFT;
+
+/// Binary logarithm of [`ROW_UNIT`].
+pub const ROW_SHIFT: u32 = 6;
+
+/// Units that the rows of a table may take: 16 bits number them.
+pub const MAX_ROW_UNITS: u32 = 1 << 16;
 
 /// The state that nothing leads out of.
 pub const DEAD: u32 = 0;
@@ -46,14 +63,14 @@ pub struct TableHeader {
     pub abi: u32,
     /// Bytes of the whole table, header included; a multiple of 8.
     pub size: u32,
-    /// Number of states, 1 to 65,535.
+    /// Number of states, at least 1.
     pub states: u32,
-    /// Number of byte classes (columns of the transition table), 1 to 256.
-    pub classes: u32,
+    /// [`ROW_UNIT`]s of one row.
+    pub stride: u32,
     /// State before the first byte.
     pub start: u32,
-    /// Offset of the state → output index array.
-    pub state_output: u32,
+    /// Offset of the column of `/` in a row.
+    pub slash: u32,
     /// Offset of the outputs.
     pub outputs: u32,
     /// Number of outputs, at least 1.
@@ -64,6 +81,10 @@ pub struct TableHeader {
     pub net_len: u32,
     /// Number of rule sets, 1 to [`MAX_RULE_SETS`].
     pub rule_sets: u32,
+    /// Offset of the boundaries.
+    pub boundaries: u32,
+    /// Number of boundaries.
+    pub boundaries_len: u32,
 }
 
 /// For one kind of access, which rule sets allow, deny, or want a person to
@@ -135,9 +156,10 @@ pub struct NetRule {
     pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<TableHeader>() == 48);
+const _: () = assert!(size_of::<TableHeader>() == 56);
 const _: () = assert!(size_of::<AccessMasks>() == 24);
 const _: () = assert!(size_of::<Output>() == 72);
 const _: () = assert!(size_of::<NetRule>() == 64);
 const _: () = assert!(MAX_RULE_SETS == u64::BITS);
-const _: () = assert!(CLASS_MAP_OFFSET.is_multiple_of(8));
+const _: () = assert!(size_of::<TableHeader>() <= CLASS_MAP_OFFSET as usize);
+const _: () = assert!(TRANSITIONS_OFFSET.is_multiple_of(ROW_UNIT));

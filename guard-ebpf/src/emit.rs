@@ -3,25 +3,30 @@
 //! A full ring never changes a verdict unless the policy asks for that, and
 //! every loss is counted: `kseq` goes on, so that it shows as a gap.
 
+use core::arch::asm;
 use core::ffi::c_void;
-use core::intrinsics::{AtomicOrdering, atomic_xadd};
+use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
 
-use aya_ebpf::helpers::generated::{bpf_ringbuf_query, bpf_ringbuf_reserve, bpf_ringbuf_submit};
+use aya_ebpf::helpers::generated::{
+    bpf_get_smp_processor_id, bpf_ringbuf_output, bpf_ringbuf_query,
+};
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_ktime_get_boot_ns};
 use guard_common::event::{
-    EVENT_LEASE_EXPIRED, EVENT_NOT_APPLIED, EVENT_PATH_PARTIAL, EVENT_PROC_SELF, EVENT_TORN,
-    EventHeader, Kind, LargeEvent, NetPayload, Op, RING_ALLOWS, RING_DENIALS, Reason, SMALL_CALLS,
-    SMALL_PATH, SmallEvent,
+    EVENT_LEASE_EXPIRED, EVENT_NOT_APPLIED, EVENT_TORN, EscapePayload, EventHeader, FEW_CALLS,
+    Kind, MAX_RECORD, NetPayload, Op, PAYLOAD_NET, PAYLOAD_PATH, PAYLOAD_TARGET, RING_ALLOWS,
+    RING_DENIALS, Reason,
 };
 use guard_common::limits::{MAX_CALLS, MAX_PATH};
 use guard_common::matcher::Verdict;
-use guard_common::sandbox::{SANDBOX_LOG_ALLOWS, SANDBOX_RING_FULL_DENY, Slot};
+use guard_common::sandbox::{
+    SANDBOX_LOG_ALLOWS, SANDBOX_RING_FULL_DENY, SCRATCHES, SCRATCHES_OF_CPU, Scratch, Slot,
+};
 use guard_common::table::AccessMasks;
 
-use crate::kernel::{Typed, Zero, current, offset};
-use crate::maps::{ALLOWS, COUNTERS, DENIALS};
-use crate::path::{WHOLE, record_large, record_small};
-use crate::subject::Subject;
+use crate::kernel::{bounded, current, load};
+use crate::maps::{ALLOWS, COUNTERS, DENIALS, SCRATCH};
+use crate::subject::{Subject, cgroup_id, lease_holds};
+use crate::walk::NOWHERE;
 
 /// `BPF_RB_NO_WAKEUP`: waking a reader costs more than all the rest.
 const NO_WAKEUP: u64 = 1;
@@ -32,151 +37,94 @@ const AVAILABLE: u64 = 0;
 /// Bytes of unread allows at which the reader is woken.
 const WAKE_AT: u64 = 512 << 10;
 
-/// A judged access. All numbers are unknown to the verifier (see
-/// [`crate::kernel::Zero`]): it compares them at every loop, and would walk
-/// each combination of constants by itself.
+/// A zero that the compiler does not know as one.
+#[inline(always)]
+fn blank() -> u64 {
+    let out: u64;
+    // SAFETY: one move of a constant.
+    unsafe { asm!("{0} = 0", out(reg) out, options(pure, nomem, nostack)) };
+    out
+}
+
+/// A judged access. Numbers only, as in [`Subject`].
+#[repr(C)]
 pub struct Access {
-    /// What it is about: a [`guard_common::event::Kind`].
-    pub kind: u32,
-    /// The hook: an [`guard_common::event::Op`].
-    pub op: u32,
-    /// [`guard_common::table::FileAccess`] bits.
-    pub bits: u32,
-    /// The policy's [`Verdict`].
-    pub verdict: u32,
-    /// Why, when not by a rule: a [`Reason`].
-    pub reason: u32,
     /// What the table said.
     pub masks: AccessMasks,
-    /// 1 when `self` was fed for a process id.
-    pub fed_self: u32,
+    /// Bytes of payload in the scratch record.
+    pub payload_len: u32,
+    /// Index of the scratch record that holds the payload, or [`NOWHERE`].
+    pub scratch: u32,
+    /// `EVENT_*`.
+    pub flags: u16,
+    /// What it is about: a [`guard_common::event::Kind`].
+    pub kind: u8,
+    /// The hook: an [`guard_common::event::Op`].
+    pub op: u8,
+    /// [`guard_common::table::FileAccess`] bits.
+    pub bits: u8,
+    /// The policy's [`Verdict`].
+    pub verdict: u8,
+    /// Why, when not by a rule: a [`Reason`].
+    pub reason: u8,
+    /// Not 0: it is denied for this [`Reason`], whatever the rules say.
+    pub forced: u8,
+    /// 1: `verdicts` is to be found out for every kind of access.
+    pub want_verdicts: u8,
+    /// What the rules say of each kind of access, two bits each.
+    pub verdicts: u8,
+    /// What they must say at least, two bits each.
+    pub floor: u8,
+    /// What is denied by another name of the file, see [`crate::judge::denied_by_links`].
+    pub denied_link: u8,
+    /// What the payload is: `PAYLOAD_*`.
+    pub payload_kind: u8,
+    /// 1: only a denial is reported.
+    pub silent_allow: u8,
 }
 
 impl Access {
     /// Not judged yet: denied, by an error in guard.
     #[inline(always)]
-    pub fn unjudged(zero: Zero, kind: Kind, op: Op, bits: u32) -> Self {
+    pub fn unjudged(kind: Kind, op: Op, bits: u8) -> Self {
+        // Zeros that the compiler does not know as such: it would call memset,
+        // which goes byte by byte.
+        let none = blank();
         Self {
-            kind: zero.plus32(kind as u32),
-            op: zero.plus32(op as u32),
-            bits,
-            verdict: zero.plus32(Verdict::Deny as u32),
-            reason: zero.plus32(Reason::Internal as u32),
             masks: AccessMasks {
-                allow: zero.plus(0),
-                deny: zero.plus(0),
-                approve: zero.plus(0),
+                allow: none,
+                deny: none,
+                approve: none,
             },
-            fed_self: zero.plus32(0),
+            payload_len: none as u32,
+            scratch: NOWHERE,
+            flags: none as u16,
+            kind: kind as u8,
+            op: op as u8,
+            bits: bits,
+            verdict: Verdict::Deny as u8,
+            reason: Reason::Internal as u8,
+            forced: none as u8,
+            want_verdicts: none as u8,
+            verdicts: none as u8,
+            floor: none as u8,
+            denied_link: none as u8,
+            payload_kind: none as u8 | PAYLOAD_PATH,
+            silent_allow: none as u8,
         }
     }
-}
 
-/// What goes behind the header.
-pub trait Payload {
-    /// Whether a path is too long for a small record.
-    fn long(&self) -> bool;
-    /// Writes into `out`, which has `PATH` bytes and the slack behind them;
-    /// returns the bytes written and whether that is all.
-    ///
-    /// # Safety
-    /// `out` has that room.
-    unsafe fn write<const PATH: usize>(&self, out: *mut u8, zero: Zero) -> (u32, bool);
-    /// Reports into the ring of denials. 0 when it is full.
-    fn report_denial(&self, subject: &Subject, access: &Access) -> u64;
-    /// Reports into the ring of allowed accesses. 0 when it is full.
-    fn report_allow(&self, subject: &Subject, access: &Access) -> u64;
-}
-
-/// A file, and the length of its path as judged.
-pub struct Path {
-    /// The file.
-    pub file: Typed,
-    /// Bytes.
-    pub len: u32,
-}
-
-impl Payload for Path {
+    /// Whether the policy allows it.
     #[inline(always)]
-    fn long(&self) -> bool {
-        self.len as usize > SMALL_PATH
-    }
-    #[inline(always)]
-    unsafe fn write<const PATH: usize>(&self, out: *mut u8, zero: Zero) -> (u32, bool) {
-        let written = if PATH > SMALL_PATH {
-            record_large(self.file.0, out, zero.plus(0))
-        } else {
-            record_small(self.file.0, out, zero.plus(0))
-        };
-        (written as u32, written & WHOLE != 0)
-    }
-    #[inline(always)]
-    fn report_denial(&self, subject: &Subject, access: &Access) -> u64 {
-        path_denied(subject, access, self)
-    }
-    #[inline(always)]
-    fn report_allow(&self, subject: &Subject, access: &Access) -> u64 {
-        path_allowed(subject, access, self)
+    pub fn allowed(&self) -> bool {
+        self.verdict == Verdict::Allow as u8
     }
 }
 
-impl Payload for NetPayload {
-    #[inline(always)]
-    fn long(&self) -> bool {
-        false
-    }
-    #[inline(always)]
-    unsafe fn write<const PATH: usize>(&self, out: *mut u8, _: Zero) -> (u32, bool) {
-        // SAFETY: `out` has more room than that, by contract.
-        unsafe { out.cast::<Self>().write_unaligned(*self) };
-        (size_of::<Self>() as u32, true)
-    }
-    #[inline(always)]
-    fn report_denial(&self, subject: &Subject, access: &Access) -> u64 {
-        net_denied(subject, access, self)
-    }
-    #[inline(always)]
-    fn report_allow(&self, subject: &Subject, access: &Access) -> u64 {
-        net_allowed(subject, access, self)
-    }
-}
-
-/// Reports an access and says whether to refuse it.
-#[inline(always)]
-pub fn conclude(subject: &Subject, access: &Access, payload: &impl Payload) -> bool {
-    let denied = access.verdict != Verdict::Allow as u32;
-    let Some(counters) = COUNTERS.get_ptr_mut(subject.entry.slot) else {
-        return !subject.audit_only();
-    };
-    count(if denied {
-        field!(counters, denied)
-    } else {
-        field!(counters, allowed)
-    });
-    let mut refuse = denied;
-    if denied || subject.entry.flags & SANDBOX_LOG_ALLOWS != 0 {
-        let written = if denied {
-            payload.report_denial(subject, access)
-        } else {
-            payload.report_allow(subject, access)
-        };
-        refuse |= written == 0 && subject.entry.flags & SANDBOX_RING_FULL_DENY != 0;
-    }
-    refuse && !subject.audit_only()
-}
-
+/// A field of a live map value.
 macro_rules! field {
-    ($counters:ident, $name:ident) => {
-        // SAFETY: a field of a live map value.
-        unsafe { &raw mut (*$counters).$name }
-    };
-}
-use field;
-
-macro_rules! ring_field {
-    ($counters:ident, $name:ident, $ring:expr) => {
-        // SAFETY: an element of a field of a live map value; the index is a constant.
-        unsafe { (&raw mut (*$counters).$name).cast::<u64>().add($ring) }
+    ($pointer:ident, $name:ident) => {
+        &raw mut (*$pointer).$name
     };
 }
 
@@ -189,190 +137,253 @@ fn count(counter: *mut u64) -> u64 {
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(counter, 1) }
 }
 
-// Functions of their own, since one stack frame is too small for all; and one
-// for each kind, since the verifier adds up frames without asking which are used.
-
-/// Reports a denied path. 0 when the ring is full.
+/// Takes a scratch record; [`NOWHERE`] when this CPU's are all in use, by
+/// programs that it preempted. Checked by the verifier by itself.
+#[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn path_denied(
-    subject: *const Subject,
-    access: *const Access,
-    payload: *const Path,
-) -> u64 {
-    // SAFETY: all are on the caller's stack.
-    unsafe { report::<RING_DENIALS, Path>(&*subject, &*access, &*payload) as u64 }
+pub extern "C" fn acquire_scratch() -> u32 {
+    // SAFETY: plain helper call.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let mut try_nr = 0;
+    while try_nr < SCRATCHES_OF_CPU {
+        // Another CPU's may be the same, where there are many.
+        let index = (cpu.wrapping_mul(SCRATCHES_OF_CPU) + try_nr) & (SCRATCHES - 1);
+        if let Some(scratch) = SCRATCH.get_ptr_mut(index) {
+            // SAFETY: a live map value that is only ever accessed atomically.
+            let (_, taken) = unsafe {
+                atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
+                    field!(scratch, busy),
+                    0,
+                    1,
+                )
+            };
+            if taken {
+                return index;
+            }
+        }
+        try_nr += 1;
+    }
+    NOWHERE
 }
 
-/// Reports an allowed path. 0 when the ring is full.
-#[inline(never)]
-extern "C" fn path_allowed(
-    subject: *const Subject,
-    access: *const Access,
-    payload: *const Path,
-) -> u64 {
-    // SAFETY: all are on the caller's stack.
-    unsafe { report::<RING_ALLOWS, Path>(&*subject, &*access, &*payload) as u64 }
-}
-
-/// Reports a denied socket. 0 when the ring is full.
-#[inline(never)]
-extern "C" fn net_denied(
-    subject: *const Subject,
-    access: *const Access,
-    payload: *const NetPayload,
-) -> u64 {
-    // SAFETY: all are on the caller's stack.
-    unsafe { report::<RING_DENIALS, NetPayload>(&*subject, &*access, &*payload) as u64 }
-}
-
-/// Reports an allowed socket. 0 when the ring is full.
-#[inline(never)]
-extern "C" fn net_allowed(
-    subject: *const Subject,
-    access: *const Access,
-    payload: *const NetPayload,
-) -> u64 {
-    // SAFETY: all are on the caller's stack.
-    unsafe { report::<RING_ALLOWS, NetPayload>(&*subject, &*access, &*payload) as u64 }
-}
-
-/// Takes the next sequence number and writes the record. False when the ring
-/// is full, which is counted.
+/// Gives a scratch record back; [`NOWHERE`] is none.
 #[inline(always)]
-fn report<const RING: usize, P: Payload>(subject: &Subject, access: &Access, payload: &P) -> bool {
-    let Some(counters) = COUNTERS.get_ptr_mut(subject.entry.slot) else {
+pub fn release_scratch(index: u32) {
+    if let Some(scratch) = SCRATCH.get_ptr_mut(index) {
+        // SAFETY: a live map value; whoever holds the index holds the record.
+        unsafe { core::ptr::write_volatile(field!(scratch, busy), 0) };
+    }
+}
+
+/// Puts a destination into the access as its payload.
+#[inline(always)]
+pub fn with_net(access: &mut Access, net: &NetPayload) {
+    access.payload_kind = PAYLOAD_NET;
+    access.scratch = acquire_scratch();
+    if let Some(scratch) = SCRATCH.get_ptr_mut(access.scratch) {
+        // SAFETY: the payload's room is larger.
+        unsafe {
+            field!(scratch, payload)
+                .cast::<NetPayload>()
+                .write_unaligned(*net)
+        };
+        access.payload_len = size_of::<NetPayload>() as u32;
+    }
+}
+
+/// Puts the target of an attempt to get out into the access as its payload.
+#[inline(always)]
+pub fn with_target(access: &mut Access, target: EscapePayload) {
+    access.payload_kind = PAYLOAD_TARGET;
+    access.scratch = acquire_scratch();
+    if let Some(scratch) = SCRATCH.get_ptr_mut(access.scratch) {
+        // SAFETY: the payload's room is larger.
+        unsafe {
+            field!(scratch, payload)
+                .cast::<EscapePayload>()
+                .write_unaligned(target)
+        };
+        access.payload_len = size_of::<EscapePayload>() as u32;
+    }
+}
+
+/// Reports an access and says whether to refuse it.
+#[inline(always)]
+pub fn conclude(subject: &Subject, access: &Access) -> bool {
+    let denied = !access.allowed();
+    let reported = denied || subject.flags & SANDBOX_LOG_ALLOWS != 0;
+    // A scratch record that was taken is given back there.
+    if !reported && access.scratch == NOWHERE {
+        return false;
+    }
+    report(subject, access) != 0
+}
+
+/// Reports an access. 1: it is to be refused. Checked by the verifier by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn report(subject: *const Subject, access: *const Access) -> u64 {
+    if subject.is_null() || access.is_null() {
+        return 1;
+    }
+    // SAFETY: both are on the caller's stack.
+    let (subject, access) = unsafe { (&*subject, &*access) };
+    let denied = !access.allowed();
+    let flags = subject.flags;
+    let index = if access.scratch == NOWHERE {
+        acquire_scratch()
+    } else {
+        access.scratch
+    };
+    let mut refuse = denied;
+    if denied || (access.silent_allow == 0 && flags & SANDBOX_LOG_ALLOWS != 0) {
+        let written = record(subject, access, index, denied);
+        refuse |= !written && flags & SANDBOX_RING_FULL_DENY != 0;
+    }
+    release_scratch(index);
+    (refuse && !subject.audit_only()) as u64
+}
+
+/// Takes the next sequence number and writes the record. False when it could
+/// not be written, which is counted.
+#[inline(always)]
+fn record(subject: &Subject, access: &Access, index: u32, denied: bool) -> bool {
+    let Some(counters) = COUNTERS.get_ptr_mut(subject.slot) else {
         return false;
     };
-    let kseq = count(ring_field!(counters, kseq, RING));
-    let written = write::<RING, P>(subject, access, payload, kseq);
+    let ring = if denied { RING_DENIALS } else { RING_ALLOWS };
+    // SAFETY: an element of a field of a live map value.
+    let kseq = count(unsafe { field!(counters, kseq).cast::<u64>().add(ring & 1) });
+    let written = SCRATCH
+        .get_ptr_mut(index)
+        .is_some_and(|scratch| write(subject, access, scratch, kseq, denied));
     if !written {
-        count(ring_field!(counters, ring_full, RING));
+        // SAFETY: as above.
+        count(unsafe { field!(counters, ring_full).cast::<u64>().add(ring & 1) });
     }
     written
 }
 
+/// Bytes before the payload, for many calls.
+const HEAD: usize = size_of::<EventHeader>() + 8 * MAX_CALLS;
+/// Bytes of them that a record with few calls leaves out.
+const SKIPPED: usize = 8 * (MAX_CALLS - FEW_CALLS);
+
 #[inline(always)]
-fn write<const RING: usize, P: Payload>(
+fn write(
     subject: &Subject,
     access: &Access,
-    payload: &P,
+    scratch: *mut Scratch,
     kseq: u64,
+    denied: bool,
 ) -> bool {
-    // SAFETY: the slot's page is mapped while the subject is.
-    let in_flight = unsafe { core::ptr::read_volatile(&raw const (*subject.slot).in_flight) };
-    let long = payload.long();
-    let map = if RING == RING_DENIALS {
-        (&raw const DENIALS).cast_mut().cast::<c_void>()
-    } else {
-        (&raw const ALLOWS).cast_mut().cast()
-    };
-    let wake = if RING == RING_DENIALS {
-        FORCE_WAKEUP
-    } else {
-        // SAFETY: plain helper call on a ring buffer map.
-        let unread = unsafe { bpf_ringbuf_query(map, AVAILABLE) };
-        if unread > WAKE_AT {
-            FORCE_WAKEUP
-        } else {
-            NO_WAKEUP
-        }
-    };
-    if long || in_flight as usize > SMALL_CALLS {
-        // SAFETY: constant size; checked for null; submitted below.
-        let record = unsafe { bpf_ringbuf_reserve(map, size_of::<LargeEvent>() as u64, 0) }
-            .cast::<LargeEvent>();
-        if record.is_null() {
-            return false;
-        }
-        // SAFETY: the record is this program's until it is submitted.
-        unsafe {
-            let calls = (&raw mut (*record).calls).cast::<u64>();
-            let out = (&raw mut (*record).payload).cast::<u8>();
-            let header = &raw mut (*record).header;
-            fill::<MAX_CALLS, MAX_PATH, P>(
-                subject, access, payload, kseq, in_flight, header, calls, out,
-            );
-            bpf_ringbuf_submit(record.cast(), wake);
-        }
-    } else {
-        // SAFETY: as above.
-        let record = unsafe { bpf_ringbuf_reserve(map, size_of::<SmallEvent>() as u64, 0) }
-            .cast::<SmallEvent>();
-        if record.is_null() {
-            return false;
-        }
-        // SAFETY: as above.
-        unsafe {
-            let calls = (&raw mut (*record).calls).cast::<u64>();
-            let out = (&raw mut (*record).payload).cast::<u8>();
-            let header = &raw mut (*record).header;
-            fill::<SMALL_CALLS, SMALL_PATH, P>(
-                subject, access, payload, kseq, in_flight, header, calls, out,
-            );
-            bpf_ringbuf_submit(record.cast(), wake);
-        }
+    let payload_len = access.payload_len;
+    if payload_len > MAX_PATH as u32 {
+        return false;
     }
-    true
+    let zero = subject.zero;
+    let Some(page) = subject.page() else {
+        return false;
+    };
+    // SAFETY: a live map value.
+    let start = unsafe { field!(scratch, head).cast::<u8>() };
+    // SAFETY: the slot's page is mapped while the map is in SLOTS, and under RCU after that.
+    let in_flight = unsafe { core::ptr::read_volatile(&raw const (*page).in_flight) };
+    let few = in_flight as usize <= FEW_CALLS;
+    // SAFETY: the scratch record is this program's; header, calls and payload
+    // follow one another in it, and the lengths are bounded.
+    unsafe {
+        let header = if few { start.add(SKIPPED) } else { start };
+        let calls = header.add(size_of::<EventHeader>()).cast::<u64>();
+        let epoch = if few {
+            copy_few_calls(page, calls)
+        } else {
+            copy_many_calls(page, calls)
+        };
+        fill(
+            subject,
+            access,
+            page,
+            kseq,
+            in_flight,
+            epoch,
+            few,
+            header.cast(),
+        );
+        let skipped = if few { SKIPPED as u64 } else { 0 };
+        let len = HEAD as u64 - skipped + bounded::<0x1fff>(payload_len as u64);
+        let len = zero.plus(len);
+        let len = if len > MAX_RECORD as u64 {
+            return false;
+        } else {
+            len
+        };
+        let failed = if denied {
+            let ring = (&raw const DENIALS).cast_mut().cast::<c_void>();
+            bpf_ringbuf_output(ring, header.cast(), len, FORCE_WAKEUP)
+        } else {
+            let ring = (&raw const ALLOWS).cast_mut().cast::<c_void>();
+            let unread = bpf_ringbuf_query(ring, AVAILABLE);
+            let wake = if unread > WAKE_AT {
+                FORCE_WAKEUP
+            } else {
+                NO_WAKEUP
+            };
+            bpf_ringbuf_output(ring, header.cast(), len, wake)
+        };
+        failed == 0
+    }
 }
 
-/// Writes calls, payload and header.
+/// Writes the header.
 ///
 /// # Safety
-/// `header` is a record's, `calls` has room for `CALLS` numbers, `out` for
-/// `PATH` bytes and the slack.
+/// `header` is that of a scratch record.
 #[inline(always)]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one call site for each record size"
-)]
-unsafe fn fill<const CALLS: usize, const PATH: usize, P: Payload>(
+unsafe fn fill(
     subject: &Subject,
     access: &Access,
-    payload: &P,
+    page: *const Slot,
     kseq: u64,
     mut in_flight: u32,
+    epoch: u64,
+    few: bool,
     header: *mut EventHeader,
-    calls: *mut u64,
-    out: *mut u8,
 ) {
-    // First: what is known of the flags is more states for the verifier to walk.
-    // SAFETY: `out` has that room by contract.
-    let (payload_len, whole) = unsafe { payload.write::<PATH>(out, subject.zero) };
-    let mut flags = if whole { 0 } else { EVENT_PATH_PARTIAL };
-    // SAFETY: the slot's page is mapped; `calls` has room by contract.
-    let epoch = unsafe { copy_calls::<CALLS>(subject.slot, calls) };
-    // SAFETY: as above.
-    let (epoch_after, in_flight_after) = unsafe {
+    let zero = subject.zero;
+    let mut flags = zero.plus32(access.flags as u32);
+    // SAFETY: as in `write`.
+    let (epoch_after, in_flight_after, lease) = unsafe {
         (
-            core::ptr::read_volatile(&raw const (*subject.slot).epoch),
-            core::ptr::read_volatile(&raw const (*subject.slot).in_flight),
+            core::ptr::read_volatile(&raw const (*page).epoch),
+            core::ptr::read_volatile(&raw const (*page).in_flight),
+            core::ptr::read_volatile(&raw const (*page).lease),
         )
     };
-    if epoch & 1 != 0 || epoch != epoch_after || in_flight != in_flight_after {
-        flags |= EVENT_TORN;
+    let room = if few {
+        FEW_CALLS as u32
+    } else {
+        MAX_CALLS as u32
+    };
+    // More calls than there is room for: only a relay that lies.
+    let torn = epoch & 1 != 0
+        || epoch != epoch_after
+        || in_flight != in_flight_after
+        || zero.plus32(in_flight) > room;
+    if torn {
+        flags = zero.plus32(flags | EVENT_TORN);
     }
-    if subject.lease_expired != 0 {
-        flags |= EVENT_LEASE_EXPIRED;
-        in_flight = 0;
+    if zero.plus32(in_flight) > room {
+        in_flight = zero.plus32(room);
     }
-    if in_flight as usize > CALLS {
-        // Only a relay that lies, or a record chosen a moment too early.
-        flags |= EVENT_TORN;
-        in_flight = CALLS as u32;
+    if !lease_holds(zero.plus32(in_flight), lease) {
+        flags = zero.plus32(flags | EVENT_LEASE_EXPIRED);
+        in_flight = zero.plus32(0);
     }
-    if access.verdict != Verdict::Allow as u32 && subject.audit_only() {
-        flags |= EVENT_NOT_APPLIED;
-    }
-    if access.fed_self != 0 {
-        flags |= EVENT_PROC_SELF;
+    if zero.plus8(access.verdict) != Verdict::Allow as u8 && subject.audit_only() {
+        flags = zero.plus32(flags | EVENT_NOT_APPLIED);
     }
     let ids = bpf_get_current_pid_tgid();
-    // SAFETY: fields of struct task_struct.
-    let ppid = unsafe {
-        current()
-            .pointer(offset!(task_real_parent))
-            .u32(offset!(task_tgid))
-    };
     macro_rules! set {
         ($($field:ident = $value:expr;)*) => {
             // SAFETY: `header` is that of the record. Written in place: the stack has no room for a copy.
@@ -380,28 +391,44 @@ unsafe fn fill<const CALLS: usize, const PATH: usize, P: Payload>(
         };
     }
     set! {
-        sandbox = subject.entry.sandbox;
+        sandbox = subject.sandbox;
         kseq = kseq;
         time = bpf_ktime_get_boot_ns();
-        cgroup = subject.cgroup;
+        cgroup = cgroup_id();
         active = subject.active;
         masks = access.masks;
         epoch = epoch;
         in_flight = in_flight;
-        generation = subject.entry.generation;
+        generation = subject.generation;
         pid = (ids >> 32) as u32;
         tid = ids as u32;
-        ppid = ppid;
+        ppid = load!(load!(current(), task_real_parent), task_tgid as u32);
         uid = bpf_get_current_uid_gid() as u32;
         flags = flags;
-        payload_len = payload_len;
-        kind = access.kind as u8;
-        op = access.op as u8;
-        access = access.bits as u8;
-        verdict = access.verdict as u8;
-        reason = access.reason as u8;
-        reserved = [0; 3];
+        payload_len = access.payload_len;
+        kind = access.kind;
+        op = access.op;
+        access = access.bits;
+        verdict = access.verdict;
+        reason = access.reason;
+        payload_kind = access.payload_kind;
+        calls_room = room as u8;
+        reserved = 0;
     }
+}
+
+/// Copies few call numbers.
+#[inline(never)]
+extern "C" fn copy_few_calls(slot: *const Slot, calls: *mut u64) -> u64 {
+    // SAFETY: both have that room.
+    unsafe { copy_calls::<FEW_CALLS>(slot, calls) }
+}
+
+/// Copies all call numbers.
+#[inline(never)]
+extern "C" fn copy_many_calls(slot: *const Slot, calls: *mut u64) -> u64 {
+    // SAFETY: both have that room.
+    unsafe { copy_calls::<MAX_CALLS>(slot, calls) }
 }
 
 /// Copies the call numbers, valid or not, and returns the epoch before them.

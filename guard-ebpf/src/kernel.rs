@@ -1,80 +1,155 @@
-//! Reads of kernel memory, at offsets that the loader took from the running
-//! kernel's BTF.
+//! Reads of kernel memory.
+//!
+//! Offsets and other facts of the running kernel are marks in the
+//! instructions, which the loader replaces ([`guard_common::offsets`]): a load
+//! of a field is one instruction, and a fact is a constant to the verifier.
 
+use core::arch::asm;
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::{bpf_get_current_task_btf, bpf_probe_read_kernel};
-use guard_common::offsets::Offsets;
+use guard_common::offsets::MARK_CAST;
 
-/// Filled by the loader, frozen before the programs are verified: the
-/// verifier knows each value as a constant.
-#[unsafe(no_mangle)]
-static OFFSETS: Offsets = Offsets::from_array([0; Offsets::FIELDS.len()]);
+/// Some kernel object. To the verifier it is a typed pointer, whose fields
+/// are loaded directly, or a number, whose fields are copied.
+pub type Object = *const c_void;
 
-/// One offset, by name.
+/// The number of a field, as a constant.
+macro_rules! number {
+    ($field:ident) => {
+        (core::mem::offset_of!(guard_common::offsets::Offsets, $field) / 4) as i32
+    };
+}
+pub(crate) use number;
+
+/// The offset of a field.
 macro_rules! offset {
     ($field:ident) => {
-        $crate::kernel::load_offset(core::mem::offset_of!(
-            guard_common::offsets::Offsets,
-            $field
-        ))
+        $crate::kernel::value::<
+            { guard_common::offsets::MARK_VALUE + $crate::kernel::number!($field) },
+        >()
     };
 }
 pub(crate) use offset;
 
-/// Reads one offset. Volatile, so that the compiler does not take the zeros
-/// that it sees for the values that the loader writes.
+/// A fact of the running kernel.
+macro_rules! fact {
+    ($fact:ident) => {
+        $crate::kernel::value::<
+            {
+                guard_common::offsets::MARK_VALUE + guard_common::offsets::Fact::$fact as u32 as i32
+            },
+        >()
+    };
+}
+pub(crate) use fact;
+
+/// Loads a field of a typed object: a pointer, or with `as u16`, `u32`, `u64` a number.
+macro_rules! load {
+    ($object:expr, $field:ident) => {
+        $crate::kernel::load64::<
+            { guard_common::offsets::MARK_LOAD + $crate::kernel::number!($field) },
+        >($object) as $crate::kernel::Object
+    };
+    ($object:expr, $field:ident as u64) => {
+        $crate::kernel::load64::<
+            { guard_common::offsets::MARK_LOAD + $crate::kernel::number!($field) },
+        >($object)
+    };
+    ($object:expr, $field:ident as u32) => {
+        $crate::kernel::load32::<
+            { guard_common::offsets::MARK_LOAD + $crate::kernel::number!($field) },
+        >($object)
+    };
+    ($object:expr, $field:ident as u16) => {
+        $crate::kernel::load16::<
+            { guard_common::offsets::MARK_LOAD + $crate::kernel::number!($field) },
+        >($object)
+    };
+}
+pub(crate) use load;
+
+/// Copies a field of an object that has no type.
+macro_rules! copy {
+    ($address:expr, $field:ident as $ty:ty) => {
+        $crate::kernel::read::<$ty>($address as u64 + $crate::kernel::offset!($field))
+    };
+}
+pub(crate) use copy;
+
+/// A constant that the loader puts in.
 #[inline(always)]
-pub fn load_offset(at: usize) -> usize {
-    // SAFETY: `at` is the place of a u32 in a live static.
-    unsafe {
-        core::ptr::read_volatile((&raw const OFFSETS).cast::<u8>().add(at).cast::<u32>()) as usize
-    }
+pub fn value<const MARK: i32>() -> u64 {
+    let out: u64;
+    // SAFETY: one move of a constant.
+    unsafe { asm!("{0} = {1}", out(reg) out, const MARK, options(pure, nomem, nostack)) };
+    out
 }
 
-/// A pointer that the verifier knows the type of: its fields are loaded directly.
-#[derive(Clone, Copy)]
-pub struct Typed(pub *const c_void);
+macro_rules! loads {
+    ($($name:ident $ty:ty = $text:literal;)*) => {
+        $(
+            /// Loads a field of a typed object; a fault reads as zero
+            /// (`BPF_PROBE_MEM`). The verifier refuses what is no object.
+            #[inline(always)]
+            pub fn $name<const MARK: i32>(object: Object) -> $ty {
+                let out: u64;
+                // SAFETY: one load, checked by the verifier.
+                unsafe {
+                    asm!($text, out(reg) out, in(reg) object, const MARK, options(readonly, nostack));
+                }
+                out as $ty
+            }
+        )*
+    };
+}
+loads! {
+    load64 u64 = "{0} = *(u64 *)({1} + {2})";
+    load32 u32 = "{0} = *(u32 *)({1} + {2})";
+    load16 u16 = "{0} = *(u16 *)({1} + {2})";
+}
 
-impl Typed {
-    /// Loads a pointer field.
-    ///
-    /// # Safety
-    /// `offset` must be that of a pointer field of this object's type: the
-    /// verifier refuses the program otherwise.
-    #[inline(always)]
-    pub unsafe fn pointer(self, offset: usize) -> Self {
-        // SAFETY: by contract; a fault reads as zero (BPF_PROBE_MEM).
-        Self(unsafe {
-            core::ptr::read_volatile(self.0.cast::<u8>().add(offset).cast::<*const c_void>())
-        })
+/// The `WORD`th word of the room for a short name in a dentry.
+#[inline(always)]
+pub fn inline_word<const WORD: i32>(dentry: Object) -> u64 {
+    let out: u64;
+    // SAFETY: one load, checked by the verifier. `WORD` goes through the
+    // address, since the mark takes the place of the offset.
+    unsafe {
+        asm!(
+            "{0} = {1}",
+            "{0} += {2}",
+            "{0} = *(u64 *)({0} + {3})",
+            out(reg) out,
+            in(reg) dentry,
+            const 8 * WORD,
+            const guard_common::offsets::MARK_LOAD + number!(dentry_inline),
+            options(readonly, nostack)
+        );
     }
+    out
+}
 
-    /// Loads a 32-bit field.
-    ///
-    /// # Safety
-    /// As for [`Self::pointer`].
-    #[inline(always)]
-    pub unsafe fn u32(self, offset: usize) -> u32 {
-        // SAFETY: by contract.
-        unsafe { core::ptr::read_volatile(self.0.cast::<u8>().add(offset).cast::<u32>()) }
+/// Gives an address the type with that BTF id (`bpf_rdonly_cast`, kernels
+/// from 6.2 on, where it costs nothing).
+#[inline(always)]
+pub fn cast(address: u64, type_id: u64) -> Object {
+    let out: u64;
+    // SAFETY: a call of a kernel function with two arguments; it changes nothing.
+    unsafe {
+        asm!(
+            "call {0}",
+            const MARK_CAST,
+            inlateout("r1") address => _,
+            inlateout("r2") type_id => _,
+            lateout("r0") out,
+            lateout("r3") _,
+            lateout("r4") _,
+            lateout("r5") _,
+            options(nomem, nostack)
+        );
     }
-
-    /// Loads a 16-bit field.
-    ///
-    /// # Safety
-    /// As for [`Self::pointer`].
-    #[inline(always)]
-    pub unsafe fn u16(self, offset: usize) -> u16 {
-        // SAFETY: by contract.
-        unsafe { core::ptr::read_volatile(self.0.cast::<u8>().add(offset).cast::<u16>()) }
-    }
-
-    /// The address as a number, for pointer chains that have no type.
-    #[inline(always)]
-    pub fn address(self) -> u64 {
-        self.0 as u64
-    }
+    out as Object
 }
 
 /// Reads from an untyped kernel address.
@@ -86,9 +161,9 @@ pub fn read<T>(address: u64) -> Option<T> {
 
 /// The running task.
 #[inline(always)]
-pub fn current() -> Typed {
+pub fn current() -> Object {
     // SAFETY: the helper always returns the running task.
-    Typed(unsafe { bpf_get_current_task_btf() }.cast::<c_void>())
+    unsafe { bpf_get_current_task_btf() }.cast::<c_void>()
 }
 
 /// `value & MASK`, in an instruction that the compiler cannot argue away: it
@@ -98,7 +173,7 @@ pub fn bounded<const MASK: i32>(value: u64) -> u64 {
     let mut out = value;
     // SAFETY: one arithmetic instruction on a register.
     unsafe {
-        core::arch::asm!("{0} &= {1}", inout(reg) out, const MASK, options(pure, nomem, nostack));
+        asm!("{0} &= {1}", inout(reg) out, const MASK, options(pure, nomem, nostack));
     }
     out
 }
@@ -118,7 +193,7 @@ impl Zero {
         let mut out = a;
         // SAFETY: one arithmetic instruction on registers.
         unsafe {
-            core::arch::asm!("{0} ^= {1}", inout(reg) out, in(reg) b, options(pure, nomem, nostack));
+            asm!("{0} ^= {1}", inout(reg) out, in(reg) b, options(pure, nomem, nostack));
         }
         Self(out)
     }
@@ -129,7 +204,10 @@ impl Zero {
         Self(zero)
     }
 
-    /// `value`, unknown to the verifier. Exclusive or, since an addition
+    /// `value`, unknown to the verifier. An instruction of its own each time:
+    /// of one register in two places the verifier remembers that they are the
+    /// same, and would walk every combination of places that still are.
+    /// Exclusive or, since an addition
     /// would link the result to this register: kernels from 6.11 on would
     /// take what they learn of one for the other.
     #[inline(always)]
@@ -137,7 +215,7 @@ impl Zero {
         let mut out = self.0;
         // SAFETY: one arithmetic instruction on registers.
         unsafe {
-            core::arch::asm!("{0} ^= {1}", inout(reg) out, in(reg) value, options(pure, nomem, nostack));
+            asm!("{0} ^= {1}", inout(reg) out, in(reg) value, options(pure, nomem, nostack));
         }
         out
     }
@@ -147,18 +225,55 @@ impl Zero {
     pub fn plus32(self, value: u32) -> u32 {
         self.plus(value as u64) as u32
     }
+
+    /// As [`Self::plus`].
+    #[inline(always)]
+    pub fn plus8(self, value: u8) -> u8 {
+        self.plus(value as u64) as u8
+    }
 }
 
-/// Writes zeros, without the call to a byte-wise `memset` that the compiler makes.
+/// The address of an object as a number that can be computed with: how far it
+/// is from `origin`. The verifier allows no other arithmetic on pointers.
+#[inline(always)]
+pub fn distance(object: Object, origin: *const u8) -> u64 {
+    let mut out = object as u64;
+    // SAFETY: one arithmetic instruction on registers.
+    unsafe {
+        asm!("{0} -= {1}", inout(reg) out, in(reg) origin, options(pure, nomem, nostack));
+    }
+    out
+}
+
+/// Bits of a word that lie behind `len` bytes, 0 from eight on. Without a
+/// branch, which the verifier would follow.
+#[inline(always)]
+pub fn bits_over(len: u64) -> u64 {
+    let mut out = len;
+    // SAFETY: arithmetic on registers: max(8 - len, 0) * 8.
+    unsafe {
+        asm!(
+            "{0} += -8",
+            "{1} = {0}",
+            "{1} s>>= 63",
+            "{0} &= {1}",
+            "{0} = -{0}",
+            "{0} <<= 3",
+            "{0} &= 63",
+            inout(reg) out,
+            out(reg) _,
+            options(pure, nomem, nostack)
+        );
+    }
+    out
+}
+
+/// Stores a word at any address, in one instruction.
 ///
 /// # Safety
-/// `start` has room for `N` words.
+/// `to` has room for eight bytes.
 #[inline(always)]
-pub unsafe fn zero<const N: usize>(start: *mut u64) {
-    let mut i = 0;
-    while i < N {
-        // SAFETY: the i-th of N words, by contract.
-        unsafe { core::ptr::write_volatile(start.add(i), 0) };
-        i += 1;
-    }
+pub unsafe fn store64(to: *mut u8, word: u64) {
+    // SAFETY: by contract.
+    unsafe { asm!("*(u64 *)({0} + 0) = {1}", in(reg) to, in(reg) word, options(nostack)) };
 }

@@ -10,12 +10,17 @@
 #![feature(core_intrinsics, asm_experimental_arch)]
 #![allow(internal_features)]
 
+mod dfa;
+mod directories;
 mod emit;
 mod hooks;
+mod judge;
 mod kernel;
 mod maps;
-mod path;
+mod mounts;
+mod moves;
 mod subject;
+mod walk;
 
 /// The kernel asks for a GPL-compatible licence before it lends LSM helpers.
 #[unsafe(link_section = "license")]

@@ -5,23 +5,27 @@ use core::mem::MaybeUninit;
 use aya_ebpf::helpers::{bpf_get_current_ancestor_cgroup_id, bpf_ktime_get_boot_ns};
 use guard_common::sandbox::{SANDBOX_AUDIT_ONLY, SandboxEntry, Slot, rule_sets_in_force};
 
-use crate::kernel::Zero;
+use crate::kernel::{Object, Zero, current, load};
 use crate::maps::{CONFIG, SANDBOXES, SLOTS};
 
-/// A task in a sandbox.
+/// A task in a sandbox. Numbers only: it is handed to functions that the
+/// verifier checks by themselves, to which a pointer in memory is a number.
+#[repr(C)]
 pub struct Subject {
-    /// Its sandbox, as the supervisor registered it.
-    pub entry: &'static SandboxEntry,
-    /// Its relay's page.
-    pub slot: *const Slot,
-    /// The sandbox's cgroup id.
-    pub cgroup: u64,
+    /// Number of the sandbox.
+    pub sandbox: u64,
     /// Rule sets in force.
     pub active: u64,
-    /// 1 when calls are marked, but the lease has run out.
-    pub lease_expired: u32,
     /// See [`Zero`].
     pub zero: Zero,
+    /// Where its table starts in the arena.
+    pub base: u32,
+    /// Index of its slot and all that goes with it.
+    pub slot: u32,
+    /// Counts the policies that it has been under.
+    pub generation: u32,
+    /// `SANDBOX_*`.
+    pub flags: u32,
 }
 
 /// What the running task is.
@@ -36,7 +40,8 @@ pub enum Who {
 }
 
 /// Finds out, and fills `out` for a task that is inside: in place, since the
-/// stack has no room for a second one. The budget for `Outside` is one array lookup and one helper.
+/// stack has no room for a second one. The budget for `Outside` is one array
+/// lookup and one helper.
 #[inline(always)]
 pub fn who(out: &mut MaybeUninit<Subject>) -> Who {
     let Some(config) = CONFIG.get(0) else {
@@ -44,15 +49,22 @@ pub fn who(out: &mut MaybeUninit<Subject>) -> Who {
     };
     // SAFETY: plain helper calls; they return 0 above the root.
     let parent = unsafe { bpf_get_current_ancestor_cgroup_id(config.parent_level as i32) };
-    if config.parent_cgroup == 0 || parent != config.parent_cgroup {
+    // Without sandboxes the parent is a number that no cgroup has.
+    if parent != config.parent_cgroup {
         return Who::Outside;
     }
+    let zero = Zero::from_equal(parent, config.parent_cgroup);
     // SAFETY: as above.
     let cgroup = unsafe { bpf_get_current_ancestor_cgroup_id(config.parent_level as i32 + 1) };
     // SAFETY: entries are replaced whole; a stale one stays readable under RCU.
     let Some(entry) = (unsafe { SANDBOXES.get(&cgroup) }) else {
         return Who::Unknown;
     };
+    if entry.valid_sets == entry.background {
+        // There is no choice to make.
+        out.write(Subject::of(entry, entry.background, zero));
+        return Who::Inside;
+    }
     let Some(slot) = SLOTS.get_value_ptr_mut(entry.slot, &0) else {
         return Who::Unknown;
     };
@@ -65,24 +77,63 @@ pub fn who(out: &mut MaybeUninit<Subject>) -> Who {
             core::ptr::read_volatile(&raw const (*slot).lease),
         )
     };
-    // SAFETY: plain helper call. The clock is read only while a call is in flight.
-    let lease_ok = in_flight == 0 || unsafe { bpf_ktime_get_boot_ns() } <= lease;
-    let zero = Zero::from_equal(parent, config.parent_cgroup);
-    out.write(Subject {
-        entry,
-        slot,
-        cgroup,
-        active: rule_sets_in_force(entry, active, in_flight, lease_ok),
-        lease_expired: zero.plus32(!lease_ok as u32),
-        zero,
-    });
+    let active = rule_sets_in_force(entry, active, in_flight, lease_holds(in_flight, lease));
+    out.write(Subject::of(entry, active, zero));
     Who::Inside
 }
 
+/// Whether the relay still vouches for the slot. The clock is read only while
+/// a call is in flight.
+#[inline(always)]
+pub fn lease_holds(in_flight: u32, lease: u64) -> bool {
+    // SAFETY: plain helper call.
+    in_flight == 0 || unsafe { bpf_ktime_get_boot_ns() } <= lease
+}
+
 impl Subject {
+    #[inline(always)]
+    fn of(entry: &SandboxEntry, active: u64, zero: Zero) -> Self {
+        Self {
+            sandbox: entry.sandbox,
+            active,
+            zero,
+            base: entry.base,
+            slot: entry.slot,
+            generation: entry.generation,
+            flags: entry.flags,
+        }
+    }
+
     /// Whether denials are only reported.
     #[inline(always)]
     pub fn audit_only(&self) -> bool {
-        self.entry.flags & SANDBOX_AUDIT_ONLY != 0
+        self.flags & SANDBOX_AUDIT_ONLY != 0
     }
+
+    /// The relay's page.
+    #[inline(always)]
+    pub fn page(&self) -> Option<*const Slot> {
+        Some(SLOTS.get_value_ptr_mut(self.slot, &0)?.cast_const())
+    }
+}
+
+/// The cgroup that a task is in. Sandboxes have none below them, so two tasks
+/// are in the same sandbox exactly when this is the same.
+#[inline(always)]
+pub fn cgroup_of(task: Object) -> u64 {
+    load!(load!(task, task_cgroups), css_set_default as u64)
+}
+
+/// The id of the running task's sandbox's cgroup.
+#[inline(always)]
+pub fn cgroup_id() -> u64 {
+    let level = CONFIG.get(0).map_or(0, |config| config.parent_level);
+    // SAFETY: plain helper call.
+    unsafe { bpf_get_current_ancestor_cgroup_id(level as i32 + 1) }
+}
+
+/// Whether another task is in the running task's sandbox.
+#[inline(always)]
+pub fn same_sandbox(task: Object) -> bool {
+    cgroup_of(task) == cgroup_of(current())
 }

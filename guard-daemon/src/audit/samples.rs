@@ -125,7 +125,7 @@ const ESCAPES: [KernelOp; 13] = [
     KernelOp::IoUring,
 ];
 
-const REASONS: [KernelReason; 21] = [
+const REASONS: [KernelReason; 23] = [
     KernelReason::ApprovalUnavailable,
     KernelReason::ReadFailed,
     KernelReason::TooDeep,
@@ -147,6 +147,8 @@ const REASONS: [KernelReason; 21] = [
     KernelReason::HardLink,
     KernelReason::DeviceFile,
     KernelReason::UnixSocket,
+    KernelReason::NoRule,
+    KernelReason::TooLarge,
 ];
 
 /// Every kind, operation, label, and optional member.

@@ -52,6 +52,8 @@ pub enum Reason {
     DeviceFile,
     /// A unix socket that no rule names.
     UnixSocket,
+    /// Judging what lies below a directory would take too long.
+    TooLarge,
     /// No rule of the policy allows it.
     NoRule,
     /// The system call filter refused it, before the kernel programs saw it.
@@ -110,6 +112,8 @@ impl Reason {
             KernelReason::HardLink => Self::HardLink,
             KernelReason::DeviceFile => Self::DeviceFile,
             KernelReason::UnixSocket => Self::UnixSocket,
+            KernelReason::NoRule => Self::NoRule,
+            KernelReason::TooLarge => Self::TooLarge,
         })
     }
 }

@@ -10,7 +10,7 @@ use guard_common::matcher::{SliceTable, header};
 
 use crate::policy::launch::{CommandChain, resolve_command};
 use crate::policy::{
-    CompiledPolicy, Document, Lookup, PolicyErrors, ResolveContext, compile, resolve,
+    CompiledPolicy, Document, Lookup, PolicyErrors, ResolveContext, compile, own, resolve,
 };
 
 /// Parse and compile a policy and run its own examples
@@ -88,6 +88,7 @@ pub(super) fn load(
         set: set.to_vec(),
         includes: &lookup,
         launch: chain.as_ref(),
+        own: own::standing(),
     };
     let resolved = resolve(&document, &context)?;
     let examples = resolved.example_count();

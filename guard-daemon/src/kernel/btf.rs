@@ -34,6 +34,7 @@ pub enum BtfError {
     },
 }
 
+const KIND_ARRAY: u32 = 3;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
 const KIND_FUNC: u32 = 12;
@@ -174,6 +175,35 @@ impl Btf {
             let text = word(&self.types, start).and_then(|at| self.name(at));
             text.is_ok_and(|text| text == name.as_bytes())
         })
+    }
+
+    /// Type id of a struct.
+    #[must_use]
+    pub fn structure(&self, name: &str) -> Option<u32> {
+        self.structs.get(name.as_bytes()).copied()
+    }
+
+    /// Number of arguments of a function.
+    #[must_use]
+    pub fn arguments(&self, function: &str) -> Option<usize> {
+        let (_, _, start) = self.record(self.function(function)?).ok()?;
+        let prototype = word(&self.types, start + 8).ok()?;
+        let (_, arguments, _) = self.record(prototype).ok()?;
+        Some(arguments)
+    }
+
+    /// Bytes of a field: an array of bytes, or a struct or union.
+    #[must_use]
+    pub fn size(&self, structure: &str, field: &str) -> Option<u32> {
+        let id = self.structure(structure)?;
+        let (_, type_id) = self.find(id, field.as_bytes(), 8).ok()??;
+        let id = self.strip(type_id).ok()?;
+        let (kind, _, start) = self.record(id).ok()?;
+        match kind {
+            KIND_ARRAY => word(&self.types, start + 20).ok(),
+            KIND_STRUCT | KIND_UNION => word(&self.types, start + 8).ok(),
+            _ => None,
+        }
     }
 
     /// Goes through typedefs and qualifiers.

@@ -10,15 +10,16 @@ use std::path::Path;
 use guard_common::event::Object;
 use guard_common::limits::ABI_VERSION;
 use guard_common::sandbox::SandboxEntry;
-use guard_common::table::{CLASS_MAP_OFFSET, TABLE_MAGIC, TRANSITIONS_OFFSET};
+use guard_common::table::{CLASS_MAP_OFFSET, ROW_UNIT, TABLE_MAGIC, TRANSITIONS_OFFSET};
 
 use super::{Kernel, KernelError, Ring};
 
 /// A policy without rules: everything is denied.
 pub(super) fn deny_all() -> Vec<u8> {
-    // One state, one class; one empty output, 8-byte aligned.
-    let state_output = TRANSITIONS_OFFSET + 2;
-    let outputs = (state_output + 2).next_multiple_of(8);
+    // One state, one class, whose column lies behind that of the output; one
+    // empty output.
+    let column: u16 = 2;
+    let outputs = TRANSITIONS_OFFSET + ROW_UNIT;
     let end = outputs + 72;
     let words = [
         TABLE_MAGIC,
@@ -27,7 +28,7 @@ pub(super) fn deny_all() -> Vec<u8> {
         1,
         1,
         0,
-        state_output,
+        column.into(),
         outputs,
         1,
         end,
@@ -35,7 +36,8 @@ pub(super) fn deny_all() -> Vec<u8> {
         1,
     ];
     let mut table: Vec<u8> = words.iter().flat_map(|w: &u32| w.to_ne_bytes()).collect();
-    debug_assert_eq!(table.len(), CLASS_MAP_OFFSET as usize);
+    table.resize(CLASS_MAP_OFFSET as usize, 0);
+    table.extend((0..256).flat_map(|_| column.to_ne_bytes()));
     table.resize(end as usize, 0);
     table
 }
@@ -76,7 +78,6 @@ fn probe(kernel: &mut Kernel, cgroup: &Path) -> Result<(), KernelError> {
         sandbox: CANARY,
         background: 1,
         valid_sets: 1,
-        region: table.region,
         base: table.base,
         slot: slot.index,
         generation: 1,

@@ -22,6 +22,11 @@ pub enum KernelError {
         /// Where it lies.
         offset: u32,
     },
+    /// A hook that guard cannot do without.
+    #[error(
+        "this kernel has no LSM hook {0} in a form that guard knows: it would not be complete without"
+    )]
+    Hook(&'static str),
     /// The object could not be loaded.
     #[error("the kernel does not take guard's maps: {0}")]
     Load(#[source] Box<aya::EbpfError>),

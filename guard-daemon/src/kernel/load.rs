@@ -11,11 +11,11 @@ use aya::programs::{
     CgroupAttachMode, CgroupSockAddr, CgroupSockAddrAttachType, Lsm, Program, ProgramError,
 };
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
-use guard_common::offsets::{DENTRY_HEAD, Offsets};
 use sha2::{Digest, Sha256};
 
 use super::btf::Btf;
 use super::error::KernelError;
+use super::facts;
 
 /// The compiled kernel programs, committed beside their source.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../guard-ebpf/guard.bpf.o");
@@ -23,14 +23,129 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../guard-ebpf/guard.bp
 /// bpffs, where systemd and most distributions mount it.
 const BPFFS: &str = "/sys/fs/bpf";
 
-/// LSM hooks, by program name (which is the hook's).
-pub const LSM_PROGRAMS: &[&str] = &[
-    "file_open",
-    "bprm_check_security",
-    "mmap_file",
-    "socket_create",
-    "socket_connect",
+/// A hook and its program.
+struct Hook {
+    /// The program.
+    program: &'static str,
+    /// The hook.
+    hook: &'static str,
+    /// The arguments that the hook has where this program fits; `None` where
+    /// they are the same on all kernels.
+    arguments: Option<usize>,
+    /// Not on all kernels: what comes there passes another hook on the others.
+    later: bool,
+}
+
+const fn hook(program: &'static str) -> Hook {
+    Hook {
+        program,
+        hook: program,
+        arguments: None,
+        later: false,
+    }
+}
+
+const fn later(program: &'static str) -> Hook {
+    Hook {
+        later: true,
+        ..hook(program)
+    }
+}
+
+const fn form(program: &'static str, hook: &'static str, arguments: usize) -> Hook {
+    Hook {
+        program,
+        hook,
+        arguments: Some(arguments),
+        later: false,
+    }
+}
+
+/// The LSM programs.
+const HOOKS: &[Hook] = &[
+    hook("file_open"),
+    hook("file_receive"),
+    hook("bprm_check_security"),
+    hook("mmap_file"),
+    hook("file_mprotect"),
+    hook("path_mknod"),
+    hook("path_mkdir"),
+    hook("path_symlink"),
+    hook("path_rmdir"),
+    hook("path_unlink"),
+    hook("path_link"),
+    hook("path_rename"),
+    hook("path_truncate"),
+    later("file_truncate"),
+    hook("path_chmod"),
+    hook("path_chown"),
+    hook("path_notify"),
+    form("inode_setattr_2", "inode_setattr", 2),
+    form("inode_setattr_3", "inode_setattr", 3),
+    form("inode_setxattr_6", "inode_setxattr", 6),
+    form("inode_removexattr_3", "inode_removexattr", 3),
+    later("inode_set_acl"),
+    later("inode_remove_acl"),
+    later("inode_file_setattr"),
+    hook("socket_create"),
+    hook("socket_connect"),
+    hook("socket_bind"),
+    hook("socket_listen"),
+    hook("unix_stream_connect"),
+    hook("unix_may_send"),
+    hook("ptrace_access_check"),
+    hook("ptrace_traceme"),
+    hook("task_kill"),
+    hook("task_setscheduler"),
+    hook("task_setnice"),
+    hook("task_setioprio"),
+    hook("task_setrlimit"),
+    hook("task_movememory"),
+    hook("sb_mount"),
+    hook("sb_umount"),
+    hook("sb_remount"),
+    hook("sb_pivotroot"),
+    hook("move_mount"),
+    hook("path_chroot"),
+    hook("userns_create"),
+    form("bpf_3", "bpf", 3),
+    form("bpf_4", "bpf", 4),
+    form("perf_event_open_2", "perf_event_open", 2),
+    form("perf_event_open_1", "perf_event_open", 1),
+    hook("kernel_module_request"),
+    hook("kernel_load_data"),
+    hook("kernel_read_file"),
+    hook("key_alloc"),
+    hook("key_permission"),
+    hook("syslog"),
+    hook("uring_override_creds"),
+    hook("uring_sqpoll"),
+    hook("uring_cmd"),
 ];
+
+/// The programs that fit the running kernel. Hooks of whose forms none fits
+/// are a refusal.
+fn fitting(btf: &Btf) -> Result<Vec<&'static Hook>, KernelError> {
+    let mut fitting: Vec<&'static Hook> = Vec::new();
+    for hook in HOOKS {
+        let arguments = btf.arguments(&format!("bpf_lsm_{}", hook.hook));
+        let fits = match (arguments, hook.arguments) {
+            (Some(found), Some(wanted)) => found == wanted,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        if fits {
+            fitting.push(hook);
+        }
+    }
+    match HOOKS
+        .iter()
+        .find(|h| !h.later && !fitting.iter().any(|f| f.hook == h.hook))
+    {
+        None => Ok(fitting),
+        Some(missing) => Err(KernelError::Hook(missing.hook)),
+    }
+}
 
 /// Programs on the parent cgroup.
 pub const CGROUP_PROGRAMS: &[(&str, CgroupSockAddrAttachType)] = &[
@@ -46,7 +161,11 @@ pub const MAPS: &[&str] = &[
     "SANDBOXES",
     "SLOTS",
     "ARENA",
+    "MEMO",
+    "DIRECTORIES",
+    "HARD_LINKS",
     "COUNTERS",
+    "SCRATCH",
     "DENIALS",
     "ALLOWS",
 ];
@@ -110,7 +229,9 @@ pub fn load_or_adopt() -> Result<Loaded, KernelError> {
 }
 
 fn load(dir: &Path) -> Result<Loaded, KernelError> {
-    let offsets = read_offsets()?;
+    let types = Btf::vmlinux()?;
+    let hooks = fitting(&types)?;
+    let object = facts::apply(OBJECT, &facts::read(&types)?)?;
     let kernel = kernel_release();
     let btf = aya::Btf::from_sys_fs().map_err(|e| KernelError::Map {
         map: "BTF",
@@ -124,9 +245,8 @@ fn load(dir: &Path) -> Result<Loaded, KernelError> {
     let mut ebpf = EbpfLoader::new()
         .btf(Some(&btf))
         .verifier_log_level(VerifierLogLevel::STATS)
-        .override_global("OFFSETS", &offsets, true)
         .map_pin_path("SLOTS", &slots)
-        .load(OBJECT)
+        .load(&object)
         .map_err(|e| KernelError::Load(Box::new(e)))?;
     let mut maps = BTreeMap::new();
     for name in MAPS {
@@ -141,8 +261,8 @@ fn load(dir: &Path) -> Result<Loaded, KernelError> {
         maps.insert(*name, map);
     }
     let mut costs = Vec::new();
-    for name in LSM_PROGRAMS {
-        load_lsm(&mut ebpf, name, &btf, &kernel, dir, &mut costs)?;
+    for hook in hooks {
+        load_lsm(&mut ebpf, hook, &btf, &kernel, dir, &mut costs)?;
     }
     for (name, _) in CGROUP_PROGRAMS {
         load_cgroup(&mut ebpf, name, &kernel, dir, &mut costs)?;
@@ -167,8 +287,8 @@ fn adopt(dir: &Path) -> Result<Loaded, KernelError> {
             Map::from_map_data(data).map_err(KernelError::map(name))?,
         );
     }
-    for name in LSM_PROGRAMS {
-        let path = dir.join("links").join(name);
+    for hook in fitting(&Btf::vmlinux()?)? {
+        let path = dir.join("links").join(hook.program);
         // Opened to see that it is there; the pin keeps it attached.
         PinnedLink::from_pin(&path).map_err(KernelError::pin("open", &path))?;
     }
@@ -215,12 +335,13 @@ fn refused(program: &str, kernel: &str, error: &ProgramError) -> KernelError {
 
 fn load_lsm(
     ebpf: &mut Ebpf,
-    name: &'static str,
+    hook: &'static Hook,
     btf: &aya::Btf,
     kernel: &str,
     dir: &Path,
     costs: &mut Vec<ProgramCost>,
 ) -> Result<(), KernelError> {
+    let name = hook.program;
     let no_program = || KernelError::Program {
         program: name.into(),
         kernel: kernel.into(),
@@ -233,7 +354,7 @@ fn load_lsm(
         .try_into()
         .map_err(fail)?;
     let start = std::time::Instant::now();
-    program.load(name, btf).map_err(fail)?;
+    program.load(hook.hook, btf).map_err(fail)?;
     costs.push(cost(name, start, program.info()));
     let id = program.attach().map_err(fail)?;
     let link = program.take_link(id).map_err(fail)?;
@@ -303,36 +424,6 @@ pub fn attach_cgroup(loaded: &mut Loaded, parent: &std::fs::File) -> Result<(), 
         link.pin(&path).map_err(KernelError::pin("pin", &path))?;
     }
     Ok(())
-}
-
-/// Where the kernel's fields lie.
-///
-/// # Errors
-/// When one is missing, or lies where the programs do not look.
-pub fn read_offsets() -> Result<Offsets, KernelError> {
-    let btf = Btf::vmlinux()?;
-    let mut values = [0; Offsets::FIELDS.len()];
-    for (value, (structure, field)) in values.iter_mut().zip(Offsets::FIELDS) {
-        *value = btf.offset(structure, field)?;
-    }
-    let offsets = Offsets::from_array(values);
-    let head = [
-        ("d_flags", offsets.dentry_flags, 4),
-        ("d_hash.pprev", offsets.dentry_hashed, 8),
-        ("d_parent", offsets.dentry_parent, 8),
-        ("d_name.len", offsets.dentry_name_len, 4),
-        ("d_name.name", offsets.dentry_name, 8),
-    ];
-    for (field, offset, size) in head {
-        if (offset + size) as usize > DENTRY_HEAD {
-            return Err(KernelError::Layout {
-                structure: "dentry",
-                field,
-                offset,
-            });
-        }
-    }
-    Ok(offsets)
 }
 
 /// The running kernel's release, for messages.

@@ -5,6 +5,7 @@ mod arena;
 pub mod btf;
 mod canary;
 mod error;
+mod facts;
 pub mod load;
 mod slots;
 
@@ -15,7 +16,8 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
 use guard_common::event::{DecodeError, Event, decode};
-use guard_common::sandbox::{Config, Counters, SandboxEntry};
+use guard_common::limits::MEMO_ENTRIES;
+use guard_common::sandbox::{Config, Counters, Directories, HardLink, Memo, SandboxEntry};
 
 use arena::Arena;
 pub use arena::Published;
@@ -41,6 +43,9 @@ pub struct Kernel {
     config: Array<MapData, Config>,
     sandboxes: HashMap<MapData, u64, SandboxEntry>,
     counters: Array<MapData, Counters>,
+    memo: Array<MapData, Memo>,
+    directories: Array<MapData, Directories>,
+    links: HashMap<MapData, HardLink, u32>,
     denials: RingBuf<MapData>,
     allows: RingBuf<MapData>,
     arena: Arena,
@@ -83,6 +88,11 @@ impl Kernel {
         let sandboxes =
             HashMap::try_from(take("SANDBOXES")?).map_err(KernelError::map("SANDBOXES"))?;
         let counters = Array::try_from(take("COUNTERS")?).map_err(KernelError::map("COUNTERS"))?;
+        let memo = Array::try_from(take("MEMO")?).map_err(KernelError::map("MEMO"))?;
+        let directories =
+            Array::try_from(take("DIRECTORIES")?).map_err(KernelError::map("DIRECTORIES"))?;
+        let links =
+            HashMap::try_from(take("HARD_LINKS")?).map_err(KernelError::map("HARD_LINKS"))?;
         let denials = RingBuf::try_from(take("DENIALS")?).map_err(KernelError::map("DENIALS"))?;
         let allows = RingBuf::try_from(take("ALLOWS")?).map_err(KernelError::map("ALLOWS"))?;
         let Map::ArrayOfMaps(pages) = take("SLOTS")? else {
@@ -96,6 +106,9 @@ impl Kernel {
             config,
             sandboxes,
             counters,
+            memo,
+            directories,
+            links,
             denials,
             allows,
             arena,
@@ -105,7 +118,7 @@ impl Kernel {
         };
         for (_, entry) in kernel.sandboxes() {
             kernel.slots.adopt(entry.slot);
-            kernel.arena.adopt(entry.region, entry.base);
+            kernel.arena.adopt(entry.base);
         }
         kernel.slots.fill_one()?;
         Ok(kernel)
@@ -163,7 +176,39 @@ impl Kernel {
         self.counters
             .set(handle.index, Counters::default(), 0)
             .map_err(KernelError::map("COUNTERS"))?;
+        // Steps and directories of another policy.
+        self.memo
+            .set(handle.index, [0; 2 * MEMO_ENTRIES], 0)
+            .map_err(KernelError::map("MEMO"))?;
+        self.directories
+            .set(handle.index, [0; size_of::<Directories>() / 8], 0)
+            .map_err(KernelError::map("DIRECTORIES"))?;
         Ok(handle)
+    }
+
+    /// Says that rules which name this file deny `bits` of it, by whatever name
+    /// it is reached.
+    ///
+    /// # Errors
+    /// When there are too many for all sandboxes together.
+    pub fn name_file(&mut self, file: HardLink, bits: u8) -> Result<(), KernelError> {
+        self.links
+            .insert(file, u32::from(bits), 0)
+            .map_err(KernelError::map("HARD_LINKS"))
+    }
+
+    /// Takes [`Self::name_file`] back.
+    pub fn unname_file(&mut self, file: &HardLink) {
+        if let Err(error) = self.links.remove(file) {
+            tracing::debug!(?file, %error, "a file was not named");
+        }
+    }
+
+    /// The files that were named for a slot.
+    #[must_use]
+    pub fn named_files(&self, slot: u32) -> Vec<HardLink> {
+        let keys = self.links.keys().flatten();
+        keys.filter(|file| file.slot == slot).collect()
     }
 
     /// Puts one more page into the pool of slots when few are ready: 14 to
@@ -178,6 +223,9 @@ impl Kernel {
 
     /// Gives a slot back. Its relay must be gone: the page is used again.
     pub fn release_slot(&mut self, index: u32) {
+        for file in self.named_files(index) {
+            self.unname_file(&file);
+        }
         self.slots.release(index);
     }
 
@@ -198,7 +246,7 @@ impl Kernel {
     /// Where the table of an adopted sandbox lies.
     #[must_use]
     pub fn table_of(&mut self, entry: &SandboxEntry) -> Option<Published> {
-        let table = self.arena.adopt(entry.region, entry.base)?;
+        let table = self.arena.adopt(entry.base)?;
         // Adoption counted this user already.
         self.arena.retire(table);
         Some(table)

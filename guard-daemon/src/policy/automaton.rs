@@ -47,8 +47,13 @@ impl Dfa {
 pub(crate) enum TooLarge {
     /// More states than the construction may make.
     Construction(usize),
-    /// More states than a table can number.
-    States(usize),
+    /// More rows than a table can number.
+    Rows {
+        /// States, each of which has a row.
+        states: usize,
+        /// `ROW_UNIT`s of a row.
+        stride: usize,
+    },
     /// More bytes than a table may have.
     Bytes(usize),
 }
@@ -57,11 +62,14 @@ impl std::fmt::Display for TooLarge {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Construction(most) => write!(f, "more than {most} states"),
-            Self::States(n) => write!(f, "{n} states, at most {} fit", encode::MAX_STATES),
+            Self::Rows { states, stride } => {
+                let most = guard_common::table::MAX_ROW_UNITS as usize / stride;
+                write!(f, "{states} states, at most {most} fit")
+            }
             Self::Bytes(n) => write!(
                 f,
                 "a table of {n} bytes, at most {} fit",
-                guard_common::limits::REGION_SIZE
+                guard_common::limits::MAX_TABLE
             ),
         }
     }

@@ -1,7 +1,8 @@
-//! Where a policy lets its server write at all: directories below which every
-//! path lies that its write rules could match.
+//! What can be told of a policy's rules without a table: directories below
+//! which every path lies that its write rules could match, and files that its
+//! deny rules name.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use guard_common::table::FileAccess;
 
@@ -31,9 +32,25 @@ pub(super) fn write_roots(lists: &[List]) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// The path up to the first component that could be more than one name.
-fn literal_beginning(pattern: &Pattern) -> Vec<u8> {
-    let name = |component: &Component| match component {
+/// Single paths that lists of denials hold, and what they deny there.
+pub(super) fn denied_files(lists: &[List]) -> BTreeMap<Vec<u8>, u8> {
+    let mut files = BTreeMap::new();
+    for list in lists.iter().filter(|list| list.kind == Kind::Deny) {
+        for rule in list.rules.iter().filter(|rule| !rule.negated) {
+            for path in rule.patterns.iter().filter_map(literal) {
+                // A negated rule may take it out again.
+                if list.find(&path).is_some() {
+                    *files.entry(path).or_default() |= list.access;
+                }
+            }
+        }
+    }
+    files
+}
+
+/// A component that is one name.
+fn name(component: &Component) -> Option<Vec<u8>> {
+    match component {
         Component::AnyDepth => None,
         Component::Name(tokens) => tokens
             .iter()
@@ -41,21 +58,33 @@ fn literal_beginning(pattern: &Pattern) -> Vec<u8> {
                 Token::Byte(byte) => Some(*byte),
                 Token::Class(_) | Token::Star => None,
             })
-            .collect::<Option<Vec<u8>>>(),
-    };
-    let names = pattern.components.iter().map_while(name);
+            .collect(),
+    }
+}
+
+fn path_of(names: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
     let path: Vec<u8> = names
         .flat_map(|name| [b"/".to_vec(), name].concat())
         .collect();
     if path.is_empty() { b"/".to_vec() } else { path }
 }
 
+/// The path of a pattern that matches nothing else.
+fn literal(pattern: &Pattern) -> Option<Vec<u8>> {
+    let names: Option<Vec<_>> = pattern.components.iter().map(name).collect();
+    Some(path_of(names?.into_iter()))
+}
+
+/// The path up to the first component that could be more than one name.
+fn literal_beginning(pattern: &Pattern) -> Vec<u8> {
+    path_of(pattern.components.iter().map_while(name))
+}
+
 #[cfg(test)]
 mod tests {
-    use crate::policy::{Document, Lookup, ResolveContext, compile, resolve};
+    use crate::policy::{CompiledPolicy, Document, Lookup, ResolveContext, compile, resolve};
 
-    fn roots(write: &str, tail: &str) -> Vec<String> {
-        let text = format!("version = 1\n[files]\nwrite = [{write}]\n{tail}");
+    fn policy(text: &str) -> CompiledPolicy {
         let document = Document::parse(text.as_bytes(), "test").unwrap();
         let includes = Lookup::built_in();
         let context = ResolveContext {
@@ -66,8 +95,13 @@ mod tests {
             set: vec![],
             includes: &includes,
             launch: None,
+            own: Vec::new(),
         };
-        let policy = compile(&resolve(&document, &context).unwrap()).unwrap();
+        compile(&resolve(&document, &context).unwrap()).unwrap()
+    }
+
+    fn roots(write: &str, tail: &str) -> Vec<String> {
+        let policy = policy(&format!("version = 1\n[files]\nwrite = [{write}]\n{tail}"));
         let text = |root: &Vec<u8>| String::from_utf8(root.clone()).unwrap();
         policy.write_roots().iter().map(text).collect()
     }
@@ -102,5 +136,15 @@ mod tests {
         let tail = "read = [\"/etc/**\"]\nexec = [\"/usr/**\"]\ndeny = [\"/srv/x\"]\n\
             approve = [\"/srv/y\"]\n";
         assert_eq!(roots("\"/srv/a\"", tail), ["/srv/a"]);
+    }
+
+    #[test]
+    fn denied_files_are_those_that_a_rule_names() {
+        let policy = policy(
+            "version = 1\n[files]\nread = [\"/srv/**\"]\n\
+             deny = [\"/srv/{a,b}\", \"/srv/c*\", \"/srv/d/**\", \"!/srv/b\", \"${tmp}/x\"]\n",
+        );
+        let expected = [(b"/srv/a".to_vec(), 7), (b"/tmp/g/x".to_vec(), 7)];
+        assert_eq!(policy.denied_files(), expected.into());
     }
 }

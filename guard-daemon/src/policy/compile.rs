@@ -1,7 +1,7 @@
 //! A resolved policy to what is put in force. Only [`compile`] and
 //! [`compile_sets`] make a [`CompiledPolicy`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use guard_common::limits::{MAX_NET_RULES, MAX_RULE_SETS};
 use guard_common::table::{AccessMasks, NetRule};
@@ -104,6 +104,13 @@ impl CompiledPolicy {
     #[must_use]
     pub fn write_roots(&self) -> Vec<Vec<u8>> {
         ceiling::write_roots(&self.lists)
+    }
+
+    /// Paths without wildcards that rules of any rule set deny, and the bits of
+    /// the kinds of access that they deny.
+    #[must_use]
+    pub fn denied_files(&self) -> BTreeMap<Vec<u8>, u8> {
+        ceiling::denied_files(&self.lists)
     }
 
     /// `[audit]`.

@@ -124,6 +124,11 @@ impl Lookup {
         }
     }
 
+    /// The directories that are searched.
+    pub fn directories(&self) -> impl Iterator<Item = &Path> {
+        self.directories.iter().map(PathBuf::as_path)
+    }
+
     /// Finds a policy: what holds a `/` or ends in `.toml` is a file, relative
     /// to `cwd`; anything else is a name.
     ///

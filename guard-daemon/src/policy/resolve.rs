@@ -14,6 +14,7 @@ use super::launch::CommandChain;
 use super::lists::{ALL_ACCESS, Kind, List, Rule};
 use super::lookup::Lookup;
 use super::network::{self, NetworkRule};
+use super::own::{self, Own};
 use super::{syntax, variables};
 
 /// Environment variables that a server keeps when no policy says otherwise.
@@ -39,6 +40,8 @@ pub struct ResolveContext<'a> {
     /// The command, followed to the files that it executes; `None` where only
     /// the policy is looked at.
     pub launch: Option<&'a CommandChain>,
+    /// What is guard's own.
+    pub own: Vec<Own>,
 }
 
 /// A policy whose every rule is known.
@@ -94,6 +97,7 @@ pub fn resolve(
             resolver.errors.push(PolicyError::nowhere(message));
         }
     }
+    resolver.resolved.lists.extend(own::lists(&context.own));
     resolver.launch();
     resolver.includes(document, 0);
     resolver.sections(document, "", false);

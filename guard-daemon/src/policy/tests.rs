@@ -19,6 +19,7 @@ pub(super) fn context(lookup: &Lookup) -> ResolveContext<'_> {
         set: vec![("dir".into(), "/set".into())],
         includes: lookup,
         launch: None,
+        own: Vec::new(),
     }
 }
 

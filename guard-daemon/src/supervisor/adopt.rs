@@ -11,6 +11,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 
 use super::cgroup::SandboxCgroup;
 use super::launch::set_nonblocking;
+use super::links::Links;
 use super::prepare::recompile;
 use super::recall::recall;
 use super::session::Session;
@@ -201,6 +202,9 @@ impl Supervisor {
         }
         if let (Some(kernel), Some(entry)) = (&mut self.kernel, &entry) {
             session.table = kernel.table_of(entry);
+            if let Some(policy) = &session.policy {
+                session.links = Links::adopt(policy, kernel, entry.slot);
+            }
         }
         self.last_number = self.last_number.max(number);
         self.losses.adopt(number);
@@ -244,6 +248,7 @@ fn unknown(number: u64, id: String) -> SandboxState {
         command: Vec::new(),
         env: Vec::new(),
         set: Vec::new(),
+        own: Vec::new(),
     };
     let tmp = std::path::Path::new(paths::TMP).join(&id);
     SandboxState::new(

@@ -4,13 +4,16 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Instant;
 
 use guard_common::limits::MAX_SANDBOXES;
 use guard_common::sandbox::{
-    SANDBOX_AUDIT_ONLY, SANDBOX_DATAGRAM, SANDBOX_LOG_ALLOWS, SANDBOX_RING_FULL_DENY, SandboxEntry,
+    SANDBOX_AUDIT_ONLY, SANDBOX_DATAGRAM, SANDBOX_LINKS, SANDBOX_LOG_ALLOWS,
+    SANDBOX_RING_FULL_DENY, SandboxEntry,
 };
 
 use super::launch::set_nonblocking;
+use super::links::Links;
 use super::prepare::{Prepared, Refused, Rights};
 use super::session::Session;
 use super::spec::{Identity, Walls};
@@ -202,16 +205,24 @@ impl Supervisor {
             .publish(policy.table())
             .map_err(Refused::new)?;
         self.session(number)?.table = Some(table);
+        let mut links = Links::of(policy);
+        if !links.is_empty() {
+            bits |= SANDBOX_LINKS;
+        }
+        links
+            .look(self.kernel()?, index, Instant::now())
+            .map_err(Refused::new)?;
+        self.session(number)?.links = links;
         let entry = SandboxEntry {
             sandbox: number,
             background: policy.background(),
             valid_sets: policy.valid_sets(),
-            region: table.region,
             base: table.base,
             slot: index,
             generation,
             flags: bits,
             reserved: 0,
+            reserved2: 0,
         };
         self.losses.start(number);
         self.kernel()?

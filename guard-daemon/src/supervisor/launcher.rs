@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use libc::sock_filter;
 use nix::fcntl::OFlag;
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
@@ -130,6 +131,7 @@ struct Server {
     filter: Option<Vec<sock_filter>>,
     ruleset: Option<OwnedFd>,
     max_write_size: Option<u64>,
+    ipc_namespace: bool,
     launcher: Pid,
 }
 
@@ -277,6 +279,7 @@ impl Server {
             filter,
             ruleset,
             max_write_size,
+            ipc_namespace: spec.walls.as_ref().is_some_and(|w| w.ipc_namespace),
             launcher: nix::unistd::getpid(),
         })
     }
@@ -311,6 +314,10 @@ impl Server {
         ruleset: Option<OwnedFd>,
     ) -> Result<std::convert::Infallible, Failure> {
         setsid().at(Stage::Session)?;
+        if self.ipc_namespace {
+            // No kernel program sees those of others: permissions alone would keep them apart.
+            unshare(CloneFlags::CLONE_NEWIPC).at(Stage::IpcNamespace)?;
+        }
         signals::reset().at(Stage::Limits)?;
         setrlimit(Resource::RLIMIT_CORE, 0, 0).at(Stage::Limits)?;
         if let Some(bytes) = self.max_write_size {

@@ -13,6 +13,7 @@ pub mod landlock;
 pub mod launch;
 pub mod launcher;
 pub mod limits;
+pub mod links;
 pub mod observe;
 pub mod paths;
 pub mod prepare;
@@ -236,6 +237,7 @@ impl Supervisor {
         for number in numbers {
             self.release_held(number, now);
         }
+        self.look_at_links(now);
         for gap in self.losses.due(now) {
             self.report_gap(&gap);
         }
@@ -245,6 +247,24 @@ impl Supervisor {
         }
         self.move_marks();
         self.evidence.sync();
+    }
+
+    /// Sees to it that files which deny rules name are known as what they are.
+    fn look_at_links(&mut self, now: Instant) {
+        let Some(kernel) = &mut self.kernel else {
+            return;
+        };
+        for session in self.sessions.values_mut() {
+            let Some(slot) = session.state.slot else {
+                continue;
+            };
+            if let Err(error) = session.links.look(kernel, slot, now) {
+                tracing::error!(
+                    "sandbox {}: files that its policy denies may be reached by other links: {error}",
+                    session.state.id
+                );
+            }
+        }
     }
 
     /// Lets the next supervisor begin further on in the trails.

@@ -146,6 +146,7 @@ mod tests {
             set: vec![],
             includes: &includes,
             launch: None,
+            own: Vec::new(),
         };
         let resolved = crate::policy::resolve(&document, &context).unwrap();
         crate::policy::compile(&resolved).unwrap()

@@ -5,16 +5,15 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
-use guard_common::table::FileAccess;
-
 use super::spec::Identity;
 use super::state::PolicyState;
 use super::users::{self, Account, UserError, Who};
 use super::{env, handover};
 use crate::audit::event::readable;
 use crate::policy::launch::{LaunchError, resolve_command};
+use crate::policy::own as policy_own;
 use crate::policy::{
-    CompiledPolicy, Document, Lookup, Owner, PolicyErrors, ResolveContext, compile, resolve,
+    CompiledPolicy, Document, Lookup, Own, Owner, PolicyErrors, ResolveContext, compile, resolve,
 };
 use crate::wire::{Enforcement, RunRequest, WIRE_VERSION, escape, unescape};
 
@@ -237,6 +236,7 @@ pub fn prepare(
     wanted: &Wanted,
     chosen: Chosen,
     tmp: &Path,
+    trail: &Path,
 ) -> Result<Prepared, Refused> {
     let given: Vec<Vec<u8>> = wanted
         .command
@@ -263,9 +263,10 @@ pub fn prepare(
         set: request.set.clone(),
         includes: &chosen.lookup,
         launch: Some(&chain),
+        own: own(&chosen, trail),
     };
     let policy = compile(&resolve(&chosen.document, &context)?)?;
-    refuse_own_policy(&policy, chosen.file.as_deref())?;
+    let own = context.own;
     let server = match &request.name {
         Some(name) => name.clone(),
         None => base_name(&wanted.command),
@@ -296,6 +297,7 @@ pub fn prepare(
         command: request.command.clone(),
         env: resolution_env(&wanted.env),
         set: request.set.clone(),
+        own,
     };
     Ok(Prepared {
         server,
@@ -333,6 +335,7 @@ pub fn recompile(state: &PolicyState, tmp: &Path) -> Option<CompiledPolicy> {
         set: state.set.clone(),
         includes: &lookup,
         launch: Some(&chain),
+        own: state.own.clone(),
     };
     let policy = compile(&resolve(&document, &context).ok()?).ok()?;
     (policy.hash() == state.hash).then_some(policy)
@@ -375,25 +378,26 @@ fn refuse_handover(program: Option<&Path>, argv: &[Vec<u8>]) -> Result<(), Refus
     }
 }
 
-/// The policy file in use is never writable from its sandbox.
-fn refuse_own_policy(policy: &CompiledPolicy, file: Option<&Path>) -> Result<(), Refused> {
-    let Some(file) = file else {
-        return Ok(());
+/// What of guard's own a sandbox may not reach: besides what every host has,
+/// the policy in use, those that the next start could find in its place, the
+/// trail, and the program itself.
+fn own(chosen: &Chosen, trail: &Path) -> Vec<Own> {
+    let canonical = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let files = chosen.file.iter().map(|file| Own::file(file));
+    let directories = chosen.lookup.directories();
+    let directories = directories.map(|dir| Own::directory(&canonical(dir)));
+    let mut own = policy_own::standing();
+    own.extend(files.chain(directories));
+    // The trail itself may not be there yet.
+    let trail = match (trail.parent(), trail.file_name()) {
+        (Some(parent), Some(name)) => canonical(parent).join(name),
+        _ => trail.to_owned(),
     };
-    let bytes = file.as_os_str().as_bytes();
-    let decision = policy.explain_path(bytes, FileAccess::Write, policy.background());
-    if decision.verdict == guard_common::matcher::Verdict::Deny {
-        return Ok(());
+    own.push(Own::file(&trail));
+    if let Ok(program) = std::env::current_exe() {
+        own.push(Own::file(&canonical(&program)));
     }
-    let rule = decision
-        .rule
-        .map_or_else(String::new, |r| format!(" ({} = {:?})", r.id, r.text));
-    Err(Refused::new(format!(
-        "the policy lets its server write the policy's own file {}{rule}: move the file, or add \
-         {:?} to files.deny",
-        file.display(),
-        file.display().to_string(),
-    )))
+    own
 }
 
 fn notes(request: &RunRequest, env: &env::Filtered) -> Vec<String> {

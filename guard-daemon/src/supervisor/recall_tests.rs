@@ -24,6 +24,7 @@ fn state(trail: &Path) -> SandboxState {
         command: vec![],
         env: vec![],
         set: vec![],
+        own: Vec::new(),
     };
     let id = "0123456789ab".to_owned();
     let [server, token] = ["server", "token"].map(str::to_owned);

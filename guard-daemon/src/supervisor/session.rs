@@ -13,6 +13,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::cgroup::SandboxCgroup;
 use super::held::Held;
+use super::links::Links;
 use super::recall::Recalled;
 use super::state::SandboxState;
 use crate::audit::enrich::{alert, call_info};
@@ -47,6 +48,8 @@ pub struct Session {
     pub cgroup: Option<SandboxCgroup>,
     /// Its table.
     pub table: Option<Published>,
+    /// Files that its rules deny.
+    pub links: Links,
     /// Socket to the relay; `None` until an adopted relay is back.
     pub wire: Option<Rc<AsyncFd<OwnedFd>>>,
     /// The relay, if it is this supervisor's child.
@@ -111,6 +114,7 @@ impl Session {
             policy,
             cgroup: None,
             table: None,
+            links: Links::default(),
             wire: None,
             relay: None,
             calls: BTreeMap::new(),

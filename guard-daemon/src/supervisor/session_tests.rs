@@ -14,6 +14,7 @@ pub(in crate::supervisor) fn session() -> Session {
         command: vec![],
         env: vec![],
         set: vec![],
+        own: Vec::new(),
     };
     let [id, server, token] = ["id", "server", "token"].map(str::to_owned);
     let (audit, tmp) = ("/a".into(), "/t".into());

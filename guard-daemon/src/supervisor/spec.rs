@@ -40,6 +40,8 @@ pub struct LaunchSpec {
 pub struct Walls {
     /// `[process] io_uring`.
     pub io_uring: bool,
+    /// System V objects and message queues of its own.
+    pub ipc_namespace: bool,
     /// `[files] max_write_size`, bytes.
     pub max_write_size: Option<u64>,
     /// Directories and files, escaped, below which the policy may let the
@@ -92,6 +94,8 @@ pub enum Stage {
     Clone,
     /// A session of its own.
     Session,
+    /// A namespace of its own for System V objects and message queues.
+    IpcNamespace,
     /// Signals and limits.
     Limits,
     /// Giving up capabilities.

@@ -52,7 +52,7 @@ async fn start(
     let audit_file = audit_file(request, &wanted, rights)?;
     let id = random::hex::<6>().map_err(|e| Refused::new(format!("no random bytes: {e}")))?;
     let tmp = TmpDir::make(&id, owner.as_ref())?;
-    let prepared = prepare(request, &wanted, chosen, &tmp.0)?;
+    let prepared = prepare(request, &wanted, chosen, &tmp.0, &audit_file)?;
     let notes = prepared.notes.clone();
 
     // From here on there is something to take down again.

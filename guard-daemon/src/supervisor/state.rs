@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::paths::SANDBOXES;
+use crate::policy::Own;
 use crate::wire::Enforcement;
 
 /// Version of the files' form. Others are swept, not guessed at.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// A sandbox.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -89,6 +90,8 @@ pub struct PolicyState {
     pub env: Vec<String>,
     /// `--set`.
     pub set: Vec<(String, String)>,
+    /// What of guard's own was out of its reach.
+    pub own: Vec<Own>,
 }
 
 /// A new state of this version.
@@ -208,6 +211,7 @@ mod tests {
             command: vec!["cat".into()],
             env: vec![],
             set: vec![],
+            own: Vec::new(),
         };
         SandboxState::new(
             7,

@@ -40,6 +40,7 @@ pub fn of_launch(
     let with_landlock = rules && landlock == LandlockPlace::AfterBpf;
     Some(spec::Walls {
         io_uring: policy.limits().io_uring,
+        ipc_namespace: rules,
         max_write_size: policy.max_write_size().filter(|_| rules),
         write_roots: with_landlock.then(|| {
             policy
@@ -102,6 +103,7 @@ mod tests {
             set: vec![],
             includes: &includes,
             launch: None,
+            own: Vec::new(),
         };
         compile(&resolve(&document, &context).unwrap()).unwrap()
     }

@@ -127,19 +127,6 @@ fn a_bad_policy_starts_nothing() {
 }
 
 #[test]
-fn a_policy_that_its_server_could_change_is_refused() {
-    let host = Host::new(Caller::Nobody);
-    let policy = host.home().join("own.toml");
-    let text = "version = 1\ninclude = [\"base\"]\n[files]\nwrite = [\"${home}/**\"]\n";
-    std::fs::write(&policy, text).unwrap();
-    refused(
-        host.run(&["--policy", policy.to_str().unwrap()], &["cat"]),
-        125,
-        "the policy's own file",
-    );
-}
-
-#[test]
 fn wrong_options_are_told_too() {
     let host = Host::new(Caller::Nobody);
     refused(

@@ -3,15 +3,15 @@
 use guard_common::event::{Kind, NetPayload, Op, Reason};
 use guard_common::limits::MAX_NET_RULES;
 use guard_common::matcher::{Table, Verdict, add_net_rule, decide};
+use guard_common::sandbox::SANDBOX_LOG_ALLOWS;
 use guard_common::table::AccessMasks;
 
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_loop;
 
-use super::table;
-use crate::emit::{Access, conclude};
-use crate::path::ArenaTable;
+use crate::dfa::ArenaTable;
+use crate::emit::{Access, conclude, with_net};
 use crate::subject::Subject;
 
 /// The prefix of an IPv4-mapped address, low half, host order.
@@ -90,8 +90,9 @@ pub fn judge_destination(
     net: NetPayload,
     silent_allow: bool,
 ) -> bool {
-    let mut access = Access::unjudged(subject.zero, Kind::Network, op, subject.zero.plus32(0));
-    if let Some(table) = table(subject) {
+    let mut access = Access::unjudged(Kind::Network, op, 0);
+    access.silent_allow = silent_allow as u8;
+    if let Some(table) = ArenaTable::of(subject) {
         let mut scan = Scan {
             table,
             net_rules: table.u32(36),
@@ -116,19 +117,22 @@ pub fn judge_destination(
         } else {
             Reason::Rule
         };
-        access.verdict = subject.zero.plus32(verdict as u32);
-        access.reason = subject.zero.plus32(reason as u32);
+        access.verdict = verdict as u8;
+        access.reason = reason as u8;
     }
-    if silent_allow && access.verdict == Verdict::Allow as u32 {
+    let reported = subject.flags & SANDBOX_LOG_ALLOWS != 0 && !silent_allow;
+    if access.verdict == Verdict::Allow as u8 && !reported {
         return false;
     }
-    conclude(subject, &access, &net)
+    with_net(&mut access, &net);
+    conclude(subject, &access)
 }
 
 /// Reports what no rule can grant. True: refuse.
 #[inline(always)]
 pub fn refuse_socket(subject: &Subject, op: Op, reason: Reason, net: NetPayload) -> bool {
-    let mut access = Access::unjudged(subject.zero, Kind::Network, op, subject.zero.plus32(0));
-    access.reason = subject.zero.plus32(reason as u32);
-    conclude(subject, &access, &net)
+    let mut access = Access::unjudged(Kind::Network, op, 0);
+    access.reason = reason as u8;
+    with_net(&mut access, &net);
+    conclude(subject, &access)
 }

@@ -1,81 +1,72 @@
 //! Executing programs and mapping code.
 
-use core::ffi::c_void;
-use core::mem::MaybeUninit;
-
-use aya_ebpf::macros::lsm;
-use aya_ebpf::programs::LsmContext;
-use guard_common::event::{Kind, Op};
+use guard_common::event::{Kind, Op, Reason};
 use guard_common::table::FileAccess;
 
-use super::{REFUSED, judge_file};
+use super::hook;
 use crate::emit::Access;
-use crate::kernel::{Typed, offset};
-use crate::subject::{Who, who};
+use crate::judge::{Place, denied_by_links, is_nameless, judge_place};
+use crate::kernel::{Object, load};
+use crate::subject::Subject;
 
 /// `PROT_EXEC` (include/uapi/asm-generic/mman-common.h).
 const PROT_EXEC: u64 = 4;
 
-/// `int security_bprm_check(struct linux_binprm *bprm)`: called for a script
-/// and again for its interpreter.
-#[lsm(hook = "bprm_check_security")]
-pub fn bprm_check_security(ctx: LsmContext) -> i32 {
-    let earlier: i32 = ctx.arg(1);
-    if earlier != 0 {
-        return earlier;
-    }
-    let mut subject = MaybeUninit::uninit();
-    match who(&mut subject) {
-        Who::Outside => 0,
-        Who::Unknown => REFUSED,
-        Who::Inside => {
-            // SAFETY: filled for a task that is inside.
-            let subject = unsafe { subject.assume_init_ref() };
-            let bprm = Typed(ctx.arg::<*const c_void>(0));
-            // SAFETY: a pointer field of struct linux_binprm.
-            let file = unsafe { bprm.pointer(offset!(binprm_file)) };
-            if file.0.is_null() {
-                return REFUSED;
-            }
-            let zero = subject.zero;
-            let bits = zero.plus32(FileAccess::Exec.bit() as u32);
-            let mut access = Access::unjudged(zero, Kind::Exec, Op::Exec, bits);
-            let refuse = judge_file(subject, file, &mut access, 0);
-            if refuse { REFUSED } else { 0 }
-        }
-    }
+hook! {
+    /// `int security_bprm_check(struct linux_binprm *bprm)`: called for a
+    /// script and again for its interpreter.
+    bprm_check_security = "bprm_check_security"(1)
+    |ctx, subject| code(subject, load!(ctx.arg(0), binprm_file), Op::Exec)
 }
 
-/// `int security_mmap_file(struct file *file, unsigned long reqprot, unsigned
-/// long prot, unsigned long flags)`: code that the dynamic loader, or
-/// anybody, maps. Anonymous memory has no file.
-#[lsm(hook = "mmap_file")]
-pub fn mmap_file(ctx: LsmContext) -> i32 {
-    let earlier: i32 = ctx.arg(4);
-    if earlier != 0 {
-        return earlier;
+hook! {
+    /// `int security_mmap_file(struct file *file, unsigned long reqprot,
+    /// unsigned long prot, unsigned long flags)`: code that the dynamic
+    /// loader, or anybody, maps. Anonymous memory has no file. `prot` is what
+    /// the kernel will give, READ_IMPLIES_EXEC included.
+    mmap_file = "mmap_file"(4) |ctx, subject|
+    @if (ctx.arg::<u64>(1) | ctx.arg::<u64>(2)) & PROT_EXEC != 0
+        && !ctx.arg::<Object>(0).is_null() =>
+        mapped(subject, ctx.arg(0))
+}
+
+hook! {
+    /// `int security_file_mprotect(struct vm_area_struct *vma, unsigned long
+    /// reqprot, unsigned long prot)`.
+    file_mprotect = "file_mprotect"(3) |ctx, subject|
+    @if (ctx.arg::<u64>(1) | ctx.arg::<u64>(2)) & PROT_EXEC != 0 =>
+        protected(subject, ctx.arg(0))
+}
+
+#[inline(always)]
+fn mapped(subject: &Subject, file: Object) -> bool {
+    // Asked again here, where the verifier can connect it with the loads.
+    if file.is_null() {
+        return false;
     }
-    let file = Typed(ctx.arg::<*const c_void>(0));
-    if file.0.is_null() {
-        return 0;
+    code(subject, file, Op::MapExec)
+}
+
+#[inline(always)]
+fn protected(subject: &Subject, area: Object) -> bool {
+    let file = load!(area, vma_file);
+    if file.is_null() {
+        return false;
     }
-    // `prot` is what the kernel will give, READ_IMPLIES_EXEC included.
-    let (asked, given): (u64, u64) = (ctx.arg(1), ctx.arg(2));
-    if (asked | given) & PROT_EXEC == 0 {
-        return 0;
+    code(subject, file, Op::ProtectExec)
+}
+
+#[inline(always)]
+fn code(subject: &Subject, file: Object, op: Op) -> bool {
+    let mut access = Access::unjudged(Kind::Exec, op, FileAccess::Exec.bit());
+    if file.is_null() {
+        access.forced = Reason::NoFile as u8;
     }
-    let mut subject = MaybeUninit::uninit();
-    match who(&mut subject) {
-        Who::Outside => 0,
-        Who::Unknown => REFUSED,
-        Who::Inside => {
-            // SAFETY: filled for a task that is inside.
-            let subject = unsafe { subject.assume_init_ref() };
-            let zero = subject.zero;
-            let bits = zero.plus32(FileAccess::Exec.bit() as u32);
-            let mut access = Access::unjudged(zero, Kind::Exec, Op::MapExec, bits);
-            let refuse = judge_file(subject, file, &mut access, 0);
-            if refuse { REFUSED } else { 0 }
-        }
+    let place = Place::of(load!(file, file_dentry), load!(file, file_mnt));
+    if is_nameless(place.dentry) {
+        // memfd, or unlinked: nobody can look at it afterwards.
+        access.forced = Reason::NoFile as u8;
     }
+    access.denied_link = denied_by_links(subject, place);
+    judge_place(subject, place, &mut access)
 }

@@ -1,105 +1,62 @@
 //! The hooks. Each is thin: pass on an earlier denial, find the subject,
-//! judge, report.
+//! judge, report. Each program carries the name of its hook; where a hook's
+//! arguments changed between kernels there is one for each form, with the
+//! number of arguments behind the name, and the loader takes the one that fits.
 
 mod address;
+mod attributes;
+mod escape;
 mod exec;
-mod file;
+mod names;
+mod open;
 mod socket;
+mod tasks;
+mod unix;
 
-use guard_common::event::Reason;
-use guard_common::matcher::{Table, Verdict, decide, masks_at};
-use guard_common::table::{AccessMasks, FileAccess};
+use guard_common::event::{EscapePayload, Kind, Op, Reason};
 
-use crate::emit::{Access, Path, conclude};
-use crate::kernel::Typed;
-use crate::maps::ARENA;
-use crate::path::{ArenaTable, Judged, judge};
+use crate::emit::{Access, conclude, with_target};
 use crate::subject::Subject;
 
 /// `-EACCES`.
 pub const REFUSED: i32 = -13;
 
-/// The subject's table.
-#[inline(always)]
-pub fn table(subject: &Subject) -> Option<ArenaTable> {
-    let region = ARENA.get_ptr(subject.entry.region)?;
-    Some(ArenaTable {
-        region: region.cast(),
-        base: subject.entry.base,
-    })
-}
-
-/// Judges one file for all kinds of access in `bits` and reports it. True: refuse.
-/// `silent_allow` is not 0 when only a denial is to be reported.
-#[inline(always)]
-pub fn judge_file(subject: &Subject, file: Typed, access: &mut Access, silent_allow: u32) -> bool {
-    let zero = subject.zero;
-    let mut judged = Judged {
-        state: zero.plus32(0),
-        reason: zero.plus32(Reason::Internal as u32),
-        len: zero.plus32(0),
-        fed_self: zero.plus32(0),
-    };
-    let failed = judge(file.0, subject, &raw mut judged);
-    access.fed_self = judged.fed_self;
-    access.reason = judged.reason;
-    if failed == 0 && judged.reason == Reason::Rule as u32 {
-        settle(subject, access, judged.state);
-    }
-    if silent_allow != 0 && access.verdict == Verdict::Allow as u32 {
-        return false;
-    }
-    conclude(
-        subject,
-        access,
-        &Path {
-            file,
-            len: judged.len,
-        },
-    )
-}
-
-/// Takes the verdict from the state that a whole path ended in. A function of
-/// its own: see [`judge`].
-#[inline(never)]
-extern "C" fn settle(subject: *const Subject, access: *mut Access, state: u32) -> u64 {
-    // SAFETY: both are on the caller's stack.
-    let (subject, access) = unsafe { (&*subject, &mut *access) };
-    let zero = subject.zero;
-    let Some(table) = table(subject) else {
-        return 1;
-    };
-    let (verdict, masks) = strictest(&table, state, access.bits, subject.active);
-    access.verdict = zero.plus32(verdict as u32);
-    access.masks = masks;
-    if verdict == Verdict::Approve {
-        access.reason = zero.plus32(Reason::ApprovalUnavailable as u32);
-    }
-    0
-}
-
-/// The strictest verdict over the kinds of access that are asked for, and the
-/// masks that led to it. Asking for nothing is asking to read.
-#[inline(always)]
-fn strictest(table: &ArenaTable, state: u32, bits: u32, active: u64) -> (Verdict, AccessMasks) {
-    let mut worst = Verdict::Allow;
-    let mut deciding = AccessMasks::default();
-    let mut any = false;
-    for access in FileAccess::ALL {
-        if bits & access.bit() as u32 == 0 {
-            continue;
+/// Declares a program: `name = "hook"(arguments before the earlier verdict)`.
+/// The body says whether to refuse, and is asked only inside a sandbox. With
+/// `@if` it is asked for nothing else where that is false.
+macro_rules! hook {
+    ($(#[$doc:meta])* $name:ident = $hook:literal($args:literal)
+     |$ctx:ident, $subject:ident| $(@if $relevant:expr =>)? $body:expr) => {
+        $(#[$doc])*
+        #[aya_ebpf::macros::lsm(hook = $hook)]
+        pub fn $name($ctx: aya_ebpf::programs::LsmContext) -> i32 {
+            let earlier: i32 = $ctx.arg($args);
+            if earlier != 0 {
+                return earlier;
+            }
+            $(if !$relevant {
+                return 0;
+            })?
+            let mut subject = core::mem::MaybeUninit::uninit();
+            match $crate::subject::who(&mut subject) {
+                $crate::subject::Who::Outside => 0,
+                $crate::subject::Who::Unknown => $crate::hooks::REFUSED,
+                $crate::subject::Who::Inside => {
+                    // SAFETY: filled for a task that is inside.
+                    let $subject = unsafe { subject.assume_init_ref() };
+                    if $body { $crate::hooks::REFUSED } else { 0 }
+                }
+            }
         }
-        let masks = masks_at(table, table.u32(24), table.u32(28), state, access);
-        let verdict = decide(masks, active);
-        if !any || verdict as u8 > worst as u8 {
-            worst = verdict;
-            deciding = masks;
-        }
-        any = true;
-    }
-    if any {
-        (worst, deciding)
-    } else {
-        (Verdict::Deny, deciding)
-    }
+    };
+}
+pub(crate) use hook;
+
+/// Refuses what no policy can grant, or what is not of this sandbox.
+#[inline(always)]
+pub fn refuse(subject: &Subject, op: Op, reason: Reason, pid: u32, detail: u32) -> bool {
+    let mut access = Access::unjudged(Kind::Escape, op, 0);
+    access.reason = reason as u8;
+    with_target(&mut access, EscapePayload { pid, detail });
+    conclude(subject, &access)
 }

@@ -4,17 +4,18 @@
 //! family, and by the cgroup programs, which see what LSM does not
 //! (`MSG_FASTOPEN`, addressed datagrams).
 
-use core::ffi::c_void;
 use core::mem::MaybeUninit;
 
-use aya_ebpf::macros::{cgroup_sock_addr, lsm};
-use aya_ebpf::programs::{LsmContext, SockAddrContext};
-use guard_common::event::{NetPayload, Op, Reason};
+use aya_ebpf::macros::cgroup_sock_addr;
+use aya_ebpf::programs::SockAddrContext;
+use guard_common::event::{Kind, NetPayload, Op, Reason};
 use guard_common::sandbox::SANDBOX_DATAGRAM;
 
-use super::REFUSED;
 use super::address::{halves, judge_destination, mapped, payload, refuse_socket};
-use crate::kernel::{Typed, offset, read};
+use super::hook;
+use super::unix::abstract_name;
+use crate::emit::{Access, conclude};
+use crate::kernel::{Object, bounded, load, read};
 use crate::subject::{Subject, Who, who};
 
 const AF_UNSPEC: u16 = 0;
@@ -29,44 +30,97 @@ const IPPROTO_TCP: u16 = 6;
 const IPPROTO_UDP: u16 = 17;
 const NETLINK_ROUTE: u16 = 0;
 
-/// `int security_socket_create(int family, int type, int protocol, int kern)`.
-#[lsm(hook = "socket_create")]
-pub fn socket_create(ctx: LsmContext) -> i32 {
-    let earlier: i32 = ctx.arg(4);
-    if earlier != 0 {
-        return earlier;
+hook! {
+    /// `int security_socket_create(int family, int type, int protocol, int kern)`.
+    socket_create = "socket_create"(4) |ctx, subject|
+    @if ctx.arg::<i32>(3) == 0 => created(subject, ctx.arg(0), ctx.arg(1), ctx.arg(2))
+}
+
+hook! {
+    /// `int security_socket_connect(struct socket *sock, struct sockaddr
+    /// *address, int addrlen)`. The address is a kernel copy: it cannot change.
+    socket_connect = "socket_connect"(3) |ctx, subject| {
+        let socket: Object = ctx.arg(0);
+        connect(subject, ctx.arg(1), load!(socket, socket_type as u16))
     }
-    let kernel: i32 = ctx.arg(3);
-    if kernel != 0 {
-        return 0;
+}
+
+hook! {
+    /// `int security_socket_bind(struct socket *sock, struct sockaddr
+    /// *address, int addrlen)`.
+    socket_bind = "socket_bind"(3) |ctx, subject| {
+        let socket: Object = ctx.arg(0);
+        bind(subject, ctx.arg(1), ctx.arg(2), load!(socket, socket_type as u16))
     }
-    let mut subject = MaybeUninit::uninit();
-    match who(&mut subject) {
-        Who::Outside => 0,
-        Who::Unknown => REFUSED,
-        Who::Inside => {
-            // SAFETY: filled for a task that is inside.
-            let subject = unsafe { subject.assume_init_ref() };
-            let family: i32 = ctx.arg(0);
-            let socket_type: i32 = ctx.arg(1);
-            let protocol: i32 = ctx.arg(2);
-            if may_create(subject, family, socket_type, protocol) {
-                return 0;
-            }
-            let net = payload(
-                family as u16,
-                (0, 0),
-                0,
-                socket_type as u16,
-                protocol as u16,
-            );
-            if refuse_socket(subject, Op::Socket, Reason::SocketFamily, net) {
-                REFUSED
-            } else {
-                0
-            }
+}
+
+hook! {
+    /// `int security_socket_listen(struct socket *sock, int backlog)`. No
+    /// rule can allow to be reached from outside yet.
+    socket_listen = "socket_listen"(2) |ctx, subject| listen(subject, ctx.arg(0))
+}
+
+#[inline(always)]
+fn created(subject: &Subject, family: i32, socket_type: i32, protocol: i32) -> bool {
+    if may_create(subject, family, socket_type, protocol) {
+        return false;
+    }
+    let net = payload(
+        family as u16,
+        (0, 0),
+        0,
+        socket_type as u16,
+        protocol as u16,
+    );
+    refuse_socket(subject, Op::Socket, Reason::SocketFamily, net)
+}
+
+#[inline(always)]
+fn listen(subject: &Subject, socket: Object) -> bool {
+    let sk = load!(socket, socket_sk);
+    if sk.is_null() {
+        return unreadable(subject, Op::Listen);
+    }
+    let family = load!(sk, sock_family as u16);
+    if family == AF_UNIX {
+        return false;
+    }
+    let net = payload(family, (0, 0), 0, load!(socket, socket_type as u16), 0);
+    refuse_socket(subject, Op::Listen, Reason::NoRule, net)
+}
+
+/// Binding to a port is being reachable there; port 0 is what every client has.
+#[inline(always)]
+fn bind(subject: &Subject, address: u64, len: u32, socket_type: u16) -> bool {
+    let Some(family) = read::<u16>(address) else {
+        return unreadable(subject, Op::Bind);
+    };
+    if family == AF_UNIX {
+        // A path is judged by path_mknod; without a name it gets one that nobody knows.
+        if len <= 2 || read::<u8>(address + 2) != Some(0) {
+            return false;
         }
+        let mut access = Access::unjudged(Kind::Network, Op::Bind, 0);
+        access.reason = Reason::UnixSocket as u8;
+        abstract_name(&mut access, address, len.wrapping_sub(3));
+        return conclude(subject, &access);
     }
+    if family == AF_NETLINK {
+        return false;
+    }
+    let Some(port) = read::<u16>(address + 2) else {
+        return unreadable(subject, Op::Bind);
+    };
+    if port == 0 && (family == AF_INET || family == AF_INET6 || family == AF_UNSPEC) {
+        return false;
+    }
+    let net = payload(family, (0, 0), u16::from_be(port), socket_type, 0);
+    refuse_socket(subject, Op::Bind, Reason::NoRule, net)
+}
+
+#[inline(always)]
+fn unreadable(subject: &Subject, op: Op) -> bool {
+    refuse_socket(subject, op, Reason::ReadFailed, NetPayload::default())
 }
 
 /// Sockets that may exist: what they reach is judged when they reach for it.
@@ -81,88 +135,37 @@ fn may_create(subject: &Subject, family: i32, socket_type: i32, protocol: i32) -
         }
         return socket_type == SOCK_DGRAM as i32
             && (protocol == 0 || protocol == IPPROTO_UDP as i32)
-            && subject.entry.flags & SANDBOX_DATAGRAM != 0;
+            && subject.flags & SANDBOX_DATAGRAM != 0;
     }
     family == AF_NETLINK as i32
         && (socket_type == SOCK_RAW as i32 || socket_type == SOCK_DGRAM as i32)
         && protocol == NETLINK_ROUTE as i32
 }
 
-/// `int security_socket_connect(struct socket *sock, struct sockaddr
-/// *address, int addrlen)`. The address is a kernel copy: it cannot change.
-#[lsm(hook = "socket_connect")]
-pub fn socket_connect(ctx: LsmContext) -> i32 {
-    let earlier: i32 = ctx.arg(3);
-    if earlier != 0 {
-        return earlier;
-    }
-    let mut subject = MaybeUninit::uninit();
-    match who(&mut subject) {
-        Who::Outside => 0,
-        Who::Unknown => REFUSED,
-        Who::Inside => {
-            // SAFETY: filled for a task that is inside.
-            let subject = unsafe { subject.assume_init_ref() };
-            let socket = Typed(ctx.arg::<*const c_void>(0));
-            let address = Typed(ctx.arg::<*const c_void>(1)).address();
-            // SAFETY: a 16-bit field of struct socket.
-            let socket_type = unsafe { socket.u16(offset!(socket_type)) };
-            if connect(subject, address, socket_type) {
-                REFUSED
-            } else {
-                0
-            }
-        }
-    }
-}
-
 /// Judges a connect. True: refuse.
 #[inline(always)]
 fn connect(subject: &Subject, address: u64, socket_type: u16) -> bool {
     let Some(family) = read::<u16>(address) else {
-        return refuse_socket(
-            subject,
-            Op::Connect,
-            Reason::ReadFailed,
-            NetPayload::default(),
-        );
+        return unreadable(subject, Op::Connect);
     };
-    // AF_UNSPEC dissolves an association; AF_NETLINK sockets are ROUTE only.
-    if family == AF_UNSPEC || family == AF_NETLINK {
+    // AF_UNSPEC dissolves an association; AF_NETLINK sockets are ROUTE only;
+    // AF_UNIX has hooks that know the other end.
+    if family == AF_UNSPEC || family == AF_NETLINK || family == AF_UNIX {
         return false;
     }
     let (addr, port) = if family == AF_INET {
         match (read::<u32>(address + 4), read::<u16>(address + 2)) {
             (Some(ip), Some(port)) => (mapped(ip), port),
-            _ => {
-                return refuse_socket(
-                    subject,
-                    Op::Connect,
-                    Reason::ReadFailed,
-                    NetPayload::default(),
-                );
-            }
+            _ => return unreadable(subject, Op::Connect),
         }
     } else if family == AF_INET6 {
         match (read::<[u32; 4]>(address + 8), read::<u16>(address + 2)) {
             (Some(words), Some(port)) => (halves(words), port),
-            _ => {
-                return refuse_socket(
-                    subject,
-                    Op::Connect,
-                    Reason::ReadFailed,
-                    NetPayload::default(),
-                );
-            }
+            _ => return unreadable(subject, Op::Connect),
         }
     } else {
-        let reason = if family == AF_UNIX {
-            Reason::Rule
-        } else {
-            Reason::AddressForm
-        };
         let net = payload(family, (0, 0), 0, socket_type, 0);
-        return refuse_socket(subject, Op::Connect, reason, net);
+        return refuse_socket(subject, Op::Connect, Reason::AddressForm, net);
     };
     let net = payload(family, addr, u16::from_be(port), socket_type, 0);
     judge_destination(subject, Op::Connect, addr, net, false)
@@ -187,7 +190,9 @@ fn sock_addr(op: Op, family: u16, socket_type: u32, addr: (u64, u64), port: u32)
             );
             // lsm/socket_connect has reported an allowed connect already.
             let silent_allow = op as u8 == Op::Connect as u8;
-            !judge_destination(subject, op, addr, net, silent_allow) as i32
+            // As a number that the verifier sees to be 0 or 1.
+            let allow = !judge_destination(subject, op, addr, net, silent_allow);
+            bounded::<1>(allow as u64) as i32
         }
     }
 }

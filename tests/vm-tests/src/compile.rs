@@ -14,6 +14,7 @@ pub fn sets(texts: &[&str]) -> CompiledPolicy {
         set: Vec::new(),
         includes: &lookup,
         launch: None,
+        own: Vec::new(),
     };
     let resolved: Vec<_> = texts
         .iter()

@@ -13,8 +13,6 @@
 #[allow(unreachable_pub)]
 mod bench;
 #[allow(unreachable_pub)]
-mod bench_walls;
-#[allow(unreachable_pub)]
 mod bypass_suite;
 #[allow(unreachable_pub)]
 mod child;
@@ -69,7 +67,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if filter == "bench-walls" {
-        bench_walls::run();
+        bench::walls::run();
         return ExitCode::SUCCESS;
     }
     let (mut passed, mut failed) = (0, 0);
@@ -78,28 +76,33 @@ fn main() -> ExitCode {
         if ok { passed += 1 } else { failed += 1 }
     };
     let word = |n: usize| std::env::args().nth(n).unwrap_or_default();
-    if filter == "bypass" {
-        bypass_suite::run(&word(2), &mut tell);
-    }
-    // `vm-tests race SECONDS` and `vm-tests syscalls SECONDS SEED`.
-    let seconds = word(2).parse().unwrap_or(30);
-    if filter == "race" {
-        bypass_suite::race::run(seconds, &mut tell);
-    }
-    if filter == "syscalls" {
-        bypass_suite::fuzz::run(seconds, word(3).parse().unwrap_or(1), &mut tell);
-    }
     let stress = ["bypass", "race", "syscalls"].contains(&filter.as_str());
+    // `kernel` stands for all that need no `guard` in the guest.
+    let kernel_only = filter == "kernel";
     let wholes: Vec<Whole> = whole_tests()
         .into_iter()
-        .filter(|(name, _)| name.contains(&filter))
+        .filter(|(name, _)| !kernel_only && name.contains(&filter))
         .collect();
     for (name, test) in &wholes {
         tell(name, apart(*test));
     }
+    // `vm-tests bypass [TECHNIQUE]`, `race SECONDS`, `syscalls SECONDS SEED`;
+    // without a word, or with an empty one, SECONDS and SEED too, all of them.
+    let wanted = |suite: &str| filter.is_empty() || filter == suite;
+    let seconds = word(2).parse().unwrap_or(30);
+    if wanted("bypass") {
+        let technique = if stress { word(2) } else { String::new() };
+        bypass_suite::run(&technique, &mut tell);
+    }
+    if wanted("race") {
+        bypass_suite::race::run(seconds, &mut tell);
+    }
+    if wanted("syscalls") {
+        bypass_suite::fuzz::run(seconds, word(3).parse().unwrap_or(1), &mut tell);
+    }
     let tests: Vec<Test> = tests()
         .into_iter()
-        .filter(|(name, _)| name.contains(&filter))
+        .filter(|(name, _)| kernel_only || name.contains(&filter))
         .collect();
     if !stress && (!tests.is_empty() || wholes.is_empty()) {
         match Kernel::load_or_adopt() {
@@ -112,7 +115,7 @@ fn main() -> ExitCode {
                 }
             }
             Err(error) => {
-                println!("{error}");
+                println!("{error}\n{error:?}");
                 tell("load", false);
             }
         }

@@ -58,12 +58,12 @@ impl Sandbox {
             sandbox: number,
             background,
             valid_sets,
-            region: table.region,
             base: table.base,
             slot: slot.index,
             generation: 1,
             flags,
             reserved: 0,
+            reserved2: 0,
         };
         kernel.register(cgroup, entry).expect("register");
         Self {
@@ -76,10 +76,15 @@ impl Sandbox {
         }
     }
 
+    /// Starts `work` in a child inside.
+    pub fn start(&self, work: impl FnOnce() -> Vec<i32>) -> child::Child {
+        let dir = std::fs::File::open(&self.dir).expect("open the cgroup");
+        child::spawn(dir.as_fd(), None, work)
+    }
+
     /// Runs `work` in a child inside and returns what it returned.
     pub fn run(&self, work: impl FnOnce() -> Vec<i32>) -> Vec<i32> {
-        let dir = std::fs::File::open(&self.dir).expect("open the cgroup");
-        child::spawn(dir.as_fd(), None, work).results()
+        self.start(work).results()
     }
 
     /// Writes a word of the slot, as a relay does.

@@ -27,6 +27,7 @@ fn built_in(
         set: Vec::new(),
         includes: &lookup,
         launch,
+        own: Vec::new(),
     };
     resolve(&document, &context)
         .and_then(|resolved| compile(&resolved))

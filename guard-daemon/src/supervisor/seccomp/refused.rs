@@ -34,7 +34,7 @@ pub(super) enum Check {
     /// A socket of another family than unix, IPv4, IPv6, and netlink but ROUTE.
     Socket,
     /// A command that changes files or directories where no kernel program
-    /// looks, or types on a terminal.
+    /// looks, types on a terminal, or has others signalled.
     Ioctl,
     /// Setting limits of another process.
     OtherLimits,
@@ -85,7 +85,7 @@ impl Check {
             Self::Ioctl => {
                 let files = asm.label();
                 asm.load_low(1);
-                for command in TERMINAL_COMMANDS {
+                for command in TERMINAL_COMMANDS.iter().chain(OWNER_COMMANDS) {
                     asm.if_equal(*command, refuse);
                 }
                 asm.and(0xff00);
@@ -122,6 +122,13 @@ const TIME_NAMESPACE: u32 = 0x80;
 /// console's output, and line disciplines (include/uapi/asm-generic/ioctls.h:
 /// `TIOCSTI`, `TIOCLINUX`, `TIOCCONS`, `TIOCSETD`).
 const TERMINAL_COMMANDS: &[u32] = &[0x5412, 0x541c, 0x541d, 0x5423];
+
+/// `F_SETOWN`, `F_SETOWN_EX` (include/uapi/asm-generic/fcntl.h): whom the
+/// kernel signals for a descriptor, with `F_SETSIG` by any signal, and without
+/// asking about who made it so.
+const OWNERS: &[u32] = &[8, 15];
+/// The same: `FIOSETOWN`, `SIOCSPGRP` (include/uapi/asm-generic/sockios.h).
+const OWNER_COMMANDS: &[u32] = &[0x8901, 0x8902];
 
 /// Groups of commands with which file systems change files without a hook
 /// (flags, versions, encryption, verity, extents, snapshots, subvolumes): `f`
@@ -256,6 +263,7 @@ const SOMETIMES: &[(&str, libc::c_long, Check)] = &[
         Check::NoneOf(0, &[libc::AF_UNIX as u32]),
     ),
     ("SYS_ioctl", libc::SYS_ioctl, Check::Ioctl),
+    ("SYS_fcntl", libc::SYS_fcntl, Check::OneOf(1, OWNERS)),
     ("SYS_prctl", libc::SYS_prctl, Check::OneOf(0, &[PR_SET_MM])),
     // READ_IMPLIES_EXEC, ADDR_NO_RANDOMIZE and other systems' ways.
     (

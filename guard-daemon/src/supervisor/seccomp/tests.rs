@@ -105,6 +105,10 @@ fn arguments_decide() {
         (libc::SYS_socketpair, [30, 1, 0], NOTIFY), // AF_TIPC
         (libc::SYS_ioctl, [0, 0x5401, 0], ALLOW),   // TCGETS
         (libc::SYS_ioctl, [0, 0x5412, 0], NOTIFY),  // TIOCSTI
+        (libc::SYS_ioctl, [0, 0x8901, 0], NOTIFY),  // FIOSETOWN
+        (libc::SYS_fcntl, [0, 8, 0], NOTIFY),       // F_SETOWN
+        (libc::SYS_fcntl, [0, 15, 0], NOTIFY),      // F_SETOWN_EX
+        (libc::SYS_fcntl, [0, 4, 0], ALLOW),        // F_SETFL
         (libc::SYS_ioctl, [0, 1 << 32 | 0x5412, 0], NOTIFY),
         (libc::SYS_ioctl, [0, 0x8008_6601, 0], ALLOW), // FS_IOC_GETFLAGS
         (libc::SYS_ioctl, [0, 0x4008_6602, 0], NOTIFY), // FS_IOC_SETFLAGS
