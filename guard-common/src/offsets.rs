@@ -33,6 +33,8 @@ offsets! {
     file_dentry = "file"."f_path.dentry",
     /// The file's mount.
     file_mnt = "file"."f_path.mnt",
+    /// The file's inode.
+    file_inode = "file"."f_inode",
     /// Open flags.
     file_flags = "file"."f_flags",
     /// What the file was opened for.
@@ -69,6 +71,8 @@ offsets! {
     sb_mounts = "super_block"."s_mounts",
     /// Links of a mount in that list.
     mount_instance = "mount"."mnt_instance|mnt_next_for_sb",
+    /// Filesystem of an inode.
+    inode_sb = "inode"."i_sb",
     /// Number of an inode.
     inode_number = "inode"."i_ino",
     /// Tells an inode from a former one with the same number.

@@ -4,7 +4,7 @@
 use crate::event::EventHeader;
 use crate::limits::{DIRECTORY_ENTRIES, MAX_CALLS, MAX_NAME, MAX_PATH, MEMO_ENTRIES, SLOT_SIZE};
 
-/// Global settings, entry 0 of the map `CONFIG`.
+/// Global settings, memory `CONFIG`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Config {
@@ -40,6 +40,38 @@ pub struct SandboxEntry {
     pub flags: u32,
     /// Always zero.
     pub reserved2: u32,
+}
+
+/// A sandbox where it is found fastest (memory `CELLS`): in one of the
+/// [`CELLS_OF_GROUP`] cells of [`group_of`] its cgroup's id, unless others have
+/// them all. What `SANDBOXES` says is the same;
+/// it is asked where the cell does not answer. Only the supervisor writes it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cell {
+    /// Counts changes; odd while one is being made.
+    pub version: u64,
+    /// Id of the sandbox's cgroup; 0: nobody's.
+    pub cgroup: u64,
+    /// As in `SANDBOXES`.
+    pub entry: SandboxEntry,
+}
+
+/// Groups of cells, a power of two: twice as many as there are sandboxes.
+pub const GROUPS: usize = 1024;
+
+/// Cells in a group.
+pub const CELLS_OF_GROUP: usize = 4;
+
+/// All cells.
+pub const CELLS: usize = GROUPS * CELLS_OF_GROUP;
+
+/// The group that the sandbox of a cgroup is in.
+#[inline(always)]
+#[must_use]
+pub const fn group_of(cgroup: u64) -> u64 {
+    // 2^64 divided by the golden ratio: ids that follow one another lie apart.
+    cgroup.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - GROUPS.trailing_zeros())
 }
 
 /// Judge and report, but deny nothing.
@@ -84,14 +116,15 @@ pub struct Slot {
 #[inline(always)]
 #[must_use]
 pub const fn rule_sets_in_force(
-    entry: &SandboxEntry,
+    background: u64,
+    valid_sets: u64,
     active: u64,
     in_flight: u32,
     lease_ok: bool,
 ) -> u64 {
-    let chosen = active & entry.valid_sets;
+    let chosen = active & valid_sets;
     if in_flight == 0 || !lease_ok || chosen == 0 {
-        entry.background
+        background
     } else {
         chosen
     }
@@ -109,11 +142,11 @@ pub struct Counters {
     pub ring_full: [u64; 2],
 }
 
-/// Steps of eight bytes that a sandbox's paths have taken (map `MEMO`): a tag
+/// Steps of eight bytes that a sandbox's paths have taken (memory `MEMO`): a tag
 /// and the eight bytes, one after the other. Only the kernel programs read them.
 pub type Memo = [u64; 2 * MEMO_ENTRIES];
 
-/// A directory whose path was fed to the end (map `DIRECTORIES`). Only the
+/// A directory whose path was fed to the end (memory `DIRECTORIES`). Only the
 /// kernel programs read and write it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -182,6 +215,7 @@ const _: () = assert!(size_of::<Scratch>() == 8192 && SCRATCHES.is_power_of_two(
 const _: () = assert!(size_of::<Slot>() == SLOT_SIZE);
 const _: () = assert!(size_of::<Directory>() == 64 && DIRECTORY_ENTRIES.is_power_of_two());
 const _: () = assert!(size_of::<SandboxEntry>() == 48);
+const _: () = assert!(size_of::<Cell>() == 64 && GROUPS.is_power_of_two());
 const _: () = assert!(size_of::<Config>() == 16);
 
 #[cfg(feature = "user")]
@@ -205,15 +239,10 @@ mod tests {
 
     #[test]
     fn a_slot_chooses_only_among_its_policys_sets() {
-        let entry = SandboxEntry {
-            background: 1,
-            valid_sets: 0b111,
-            ..SandboxEntry::default()
-        };
-        assert_eq!(rule_sets_in_force(&entry, 0b010, 1, true), 0b010);
-        assert_eq!(rule_sets_in_force(&entry, 0b1010, 1, true), 0b010);
-        assert_eq!(rule_sets_in_force(&entry, 0b1000, 1, true), 1);
-        assert_eq!(rule_sets_in_force(&entry, 0b010, 0, true), 1);
-        assert_eq!(rule_sets_in_force(&entry, 0b010, 1, false), 1);
+        assert_eq!(rule_sets_in_force(1, 0b111, 0b010, 1, true), 0b010);
+        assert_eq!(rule_sets_in_force(1, 0b111, 0b1010, 1, true), 0b010);
+        assert_eq!(rule_sets_in_force(1, 0b111, 0b1000, 1, true), 1);
+        assert_eq!(rule_sets_in_force(1, 0b111, 0b010, 0, true), 1);
+        assert_eq!(rule_sets_in_force(1, 0b111, 0b010, 1, false), 1);
     }
 }

@@ -2,18 +2,17 @@
 //!
 //! A step of eight bytes is a function of the state and the bytes, so its
 //! result can be remembered. The memory is one for each sandbox: what one
-//! sandbox opens, another cannot learn from how long its own opens take. An
-//! entry holds the whole key, so that a hit is never a guess, and is told
-//! from a half-written one by reading its tag twice.
+//! sandbox opens, another cannot learn from how long its own opens take.
+//! A reader tells a half-written entry by reading its tag twice.
 
-use core::intrinsics::{AtomicOrdering, atomic_cxchg};
-
-use guard_common::limits::{ARENA_SIZE, MAX_TABLE, MEMO_ENTRIES};
+use guard_common::limits::{ARENA_SIZE, MAX_SANDBOXES, MAX_TABLE, MEMO_ENTRIES};
 use guard_common::matcher::Table;
+use guard_common::sandbox::Memo;
 use guard_common::table::{CLASS_MAP_OFFSET, ROW_SHIFT, TRANSITIONS_OFFSET};
 
-use crate::kernel::bounded;
+use crate::kernel::{bits_over, bounded};
 use crate::maps::{ARENA, MEMO};
+use crate::memory;
 use crate::subject::Subject;
 
 /// A table in the arena.
@@ -28,20 +27,17 @@ pub struct ArenaTable {
 impl ArenaTable {
     /// The subject's table.
     #[inline(always)]
-    pub fn of(subject: &Subject) -> Option<Self> {
-        Some(Self {
-            arena: ARENA.get_ptr(0)?.cast(),
-            base: subject.base,
-        })
+    pub fn of(subject: &Subject) -> Self {
+        Self::at_base(subject.base)
     }
 
     /// The table at a base.
     #[inline(always)]
-    pub fn at_base(base: u32) -> Option<Self> {
-        Some(Self {
-            arena: ARENA.get_ptr(0)?.cast(),
+    pub fn at_base(base: u32) -> Self {
+        Self {
+            arena: ARENA.start().cast_const().cast(),
             base,
-        })
+        }
     }
 
     /// The address of an offset, with a bound that the verifier sees.
@@ -101,13 +97,6 @@ pub struct Feeder {
     place: u64,
 }
 
-/// An entry's tag: the valid bit, 31 bits of generation, the state before, the
-/// state after.
-const VALID: u64 = 1 << 63;
-/// A tag while the entry is being written.
-const BUSY: u64 = 1;
-/// Spreads the key over the memory: 2^64 divided by the golden ratio.
-const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Bits of a hash that do not number an entry.
 const UNUSED_BITS: u32 = 64 - MEMO_ENTRIES.trailing_zeros();
 
@@ -115,12 +104,10 @@ impl Feeder {
     /// For a subject.
     #[inline(always)]
     pub fn of(subject: &Subject) -> Option<Self> {
-        let table = ArenaTable::of(subject)?;
-        let memo = MEMO.get_ptr_mut(subject.slot)?;
         Some(Self {
-            table: table.start()?,
-            memo: memo.cast(),
-            tag: VALID | (subject.generation as u64 & 0x7fff_ffff) << 32,
+            table: ArenaTable::of(subject).start()?,
+            memo: memo_of(subject.slot),
+            tag: memory::tag(subject.generation),
             place: (subject.slot as u64) << 32 | subject.base as u64,
         })
     }
@@ -144,7 +131,7 @@ impl Feeder {
             let key = core::ptr::read_volatile(entry.add(1));
             (tag, key, core::ptr::read_volatile(entry))
         };
-        if key == word && tag == after && (tag ^ want) < 1 << 16 {
+        if key == word && tag == after && memory::is(tag, want) {
             return tag & 0xffff;
         }
         feed(self.place, self.tag, state, word)
@@ -170,10 +157,30 @@ impl Feeder {
     }
 }
 
+/// The bytes of a word of which `len` belong to a name: what is behind its
+/// end is shifted out.
+#[inline(always)]
+pub fn word_of(bytes: u64, len: u64) -> u64 {
+    let unused = bits_over(len);
+    (bytes << unused) >> unused
+}
+
+/// What a slot's sandbox remembers.
+#[inline(always)]
+fn memo_of(slot: u32) -> *mut u8 {
+    let slot = bounded::<{ MAX_SANDBOXES as i32 - 1 }>(slot as u64);
+    // SAFETY: one of MAX_SANDBOXES.
+    unsafe {
+        MEMO.start()
+            .cast::<u8>()
+            .add(slot as usize * size_of::<Memo>())
+    }
+}
+
 /// Which entry a step is remembered in.
 #[inline(always)]
 fn index_of(state: u64, word: u64) -> u64 {
-    ((word ^ state << 40).wrapping_mul(SPREAD)) >> UNUSED_BITS
+    ((word ^ state << 40).wrapping_mul(memory::SPREAD)) >> UNUSED_BITS
 }
 
 /// Feeds eight bytes one by one, and remembers where they led. It is needed
@@ -182,14 +189,8 @@ fn index_of(state: u64, word: u64) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn feed(place: u64, tag: u64, state: u64, word: u64) -> u64 {
-    let (Some(arena), Some(memo)) = (ARENA.get_ptr(0), MEMO.get_ptr_mut((place >> 32) as u32))
-    else {
-        return 0;
-    };
-    let table = ArenaTable {
-        arena: arena.cast(),
-        base: place as u32,
-    };
+    let table = ArenaTable::at_base(place as u32);
+    let memo = memo_of((place >> 32) as u32);
     let mut now = bounded::<0xffff>(state);
     let mut rest = word;
     let mut i = 0;
@@ -203,17 +204,11 @@ pub extern "C" fn feed(place: u64, tag: u64, state: u64, word: u64) -> u64 {
     // SAFETY: an entry of the memory, which is only ever accessed by whole
     // words. Who finds it busy leaves it. Stores are seen in order on x86-64.
     unsafe {
-        let entry = memo.cast::<u8>().add((index << 4) as usize).cast::<u64>();
+        let entry = memo.add((index << 4) as usize).cast::<u64>();
         let old = core::ptr::read_volatile(entry);
-        if old != BUSY {
-            let (_, taken) =
-                atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
-                    entry, old, BUSY,
-                );
-            if taken {
-                core::ptr::write_volatile(entry.add(1), word);
-                core::ptr::write_volatile(entry, tag | state << 16 | now);
-            }
+        if memory::take(entry, old) {
+            core::ptr::write_volatile(entry.add(1), word);
+            core::ptr::write_volatile(entry, tag | state << 16 | now);
         }
     }
     now

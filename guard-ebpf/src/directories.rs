@@ -11,30 +11,21 @@
 //! on filesystems that have generations and whose names nobody else changes
 //! behind the kernel. An entry belongs to one sandbox and one policy.
 
-use core::intrinsics::{AtomicOrdering, atomic_cxchg};
-
 use guard_common::event::Reason;
-use guard_common::limits::{DIRECTORY_ENTRIES, MAX_PATH};
-use guard_common::sandbox::Directory;
+use guard_common::limits::{DIRECTORY_ENTRIES, MAX_PATH, MAX_SANDBOXES};
+use guard_common::sandbox::{Directories, Directory};
 
-use crate::kernel::{bounded, cast, current, distance, fact, load};
+use crate::kernel::{Object, bounded, cast, current, distance, fact, load};
 use crate::maps::DIRECTORIES;
+use crate::memory;
 use crate::subject::Subject;
 use crate::walk::Walk;
 
 /// `s_magic` (include/uapi/linux/magic.h).
 const EXT: u64 = 0xef53;
 const TMPFS: u64 = 0x0102_1994;
-const BTRFS: u64 = 0x9123_683e;
 const XFS: u64 = 0x5846_5342;
 const F2FS: u64 = 0xf2f5_2010;
-/// An entry's tag: the valid bit, 31 bits of generation, the state before, the
-/// state after.
-const VALID: u64 = 1 << 63;
-/// A tag while the entry is being written.
-const BUSY: u64 = 1;
-/// As in [`crate::dfa`].
-const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 const UNUSED_BITS: u32 = 64 - DIRECTORY_ENTRIES.trailing_zeros();
 /// Set in a stamp while a name or a mount is being changed.
 const CHANGING: u64 = 1 << 32 | 1;
@@ -58,95 +49,157 @@ pub fn is_quiet(stamp: u64) -> bool {
 /// Whether directories of such a filesystem are remembered.
 #[inline(always)]
 pub fn is_local(magic: u64) -> bool {
-    magic == EXT || magic == TMPFS || magic == BTRFS || magic == XFS || magic == F2FS
+    magic == EXT || magic == TMPFS || magic == XFS || magic == F2FS
 }
 
-/// Looks up the directory that a walk has come to. If its path was fed to the
-/// end before, so is the walk's; else an entry may be this program's to fill
-/// in, with [`remember`] or [`forget`]. A function of its own, for its frame.
-#[inline(never)]
-pub extern "C" fn find(subject: *const Subject, walk: *mut Walk, stamp: u64) -> *mut Directory {
-    // SAFETY: both are on the stack of a caller.
-    let (subject, walk) = unsafe { (&*subject, &mut *walk) };
-    let zero = subject.zero;
-    let Some(all) = DIRECTORIES.get_ptr_mut(subject.slot) else {
-        return core::ptr::null_mut();
-    };
-    let origin = walk.origin();
-    let inode = load!(walk.dentry, dentry_inode);
-    let number = load!(inode, inode_number as u64);
-    let generation = load!(inode, inode_generation as u32) as u64;
-    let namespace = load!(load!(current(), task_nsproxy), nsproxy_mnt_ns);
-    let namespace = distance(namespace, origin);
-    let dentry = distance(walk.dentry, origin);
-    let mount = distance(walk.mount, origin);
-    let state = walk.state as u64;
-    let want = tag(subject, state);
-    let index = (dentry ^ state << 48).wrapping_mul(SPREAD) >> UNUSED_BITS;
-    let index = bounded::<{ DIRECTORY_ENTRIES as i32 - 1 }>(index);
-    // SAFETY: an entry of the sandbox's, which is only ever accessed by whole words.
-    unsafe {
-        let entry = all
-            .cast::<u8>()
-            .add((index << 6) as usize)
-            .cast::<Directory>();
+/// A directory that a walk has come to, in some state: by what its entry is
+/// found, and what the entry must hold. Addresses are distances from `origin`.
+pub struct Key {
+    dentry: u64,
+    mount: u64,
+    namespace: u64,
+    inode: u64,
+    generation: u64,
+    stamp: u64,
+    /// The entry's tag, without the state after.
+    tag: u64,
+    index: u64,
+}
+
+impl Key {
+    /// Of a `struct dentry` and a `struct mount`.
+    #[inline(always)]
+    pub fn of(
+        subject: &Subject,
+        dentry: Object,
+        mount: Object,
+        origin: *const u8,
+        state: u64,
+        stamp: u64,
+    ) -> Self {
+        let inode = load!(dentry, dentry_inode);
+        let number = load!(inode, inode_number as u64);
+        let generation = load!(inode, inode_generation as u32) as u64;
+        let namespace = load!(load!(current(), task_nsproxy), nsproxy_mnt_ns);
+        let dentry = distance(dentry, origin);
+        Self {
+            dentry,
+            mount: distance(mount, origin),
+            namespace: distance(namespace, origin),
+            inode: number,
+            generation,
+            stamp,
+            tag: memory::tag(subject.generation) | state << 16,
+            index: (dentry ^ state << 48).wrapping_mul(memory::SPREAD) >> UNUSED_BITS,
+        }
+    }
+
+    /// The entry of a slot's sandbox.
+    #[inline(always)]
+    fn entry(&self, slot: u32) -> *mut Directory {
+        let slot = bounded::<{ MAX_SANDBOXES as i32 - 1 }>(slot as u64);
+        let index = bounded::<{ DIRECTORY_ENTRIES as i32 - 1 }>(self.index);
+        // SAFETY: one of MAX_SANDBOXES, and one of its DIRECTORY_ENTRIES.
+        unsafe {
+            DIRECTORIES
+                .start()
+                .cast::<u8>()
+                .add(slot as usize * size_of::<Directories>())
+                .add(index as usize * size_of::<Directory>())
+                .cast::<Directory>()
+        }
+    }
+
+    /// Where the path from the directory on leads, if that was fed to the end
+    /// before: the state, and above it the bytes. Else [`UNKNOWN`].
+    #[inline(always)]
+    pub fn look(&self, slot: u32) -> u64 {
+        let entry = self.entry(slot);
         macro_rules! get {
             ($field:ident) => {
-                core::ptr::read_volatile(&raw const (*entry).$field)
+                // SAFETY: a live entry, which is only ever accessed by whole words.
+                unsafe { core::ptr::read_volatile(&raw const (*entry).$field) }
             };
         }
         let found = get!(tag);
         let kept = get!(generation);
-        let differs = (get!(dentry) ^ dentry)
-            | (get!(mount) ^ mount)
-            | (get!(namespace) ^ namespace)
-            | (get!(inode) ^ number)
-            | (get!(stamp) ^ stamp)
-            | ((kept ^ generation) & 0xffff_ffff);
-        if differs == 0 && (found ^ want) < 1 << 16 && found == get!(tag) {
-            walk.state = found as u32 & 0xffff;
-            walk.len += (kept >> 32) as u32;
-            walk.status = zero.plus32(if zero.plus32(walk.len) > MAX_PATH as u32 {
-                Reason::TooLong as u32
-            } else {
-                Reason::Rule as u32
-            });
-            return core::ptr::null_mut();
+        let differs = (get!(dentry) ^ self.dentry)
+            | (get!(mount) ^ self.mount)
+            | (get!(namespace) ^ self.namespace)
+            | (get!(inode) ^ self.inode)
+            | (get!(stamp) ^ self.stamp)
+            | ((kept ^ self.generation) & 0xffff_ffff);
+        if differs == 0 && memory::is(found, self.tag) && found == get!(tag) {
+            kept >> 32 << 16 | found & 0xffff
+        } else {
+            UNKNOWN
         }
-        // No generation: nothing that tells the directory from a former one.
-        if generation == 0 || found == BUSY {
-            return core::ptr::null_mut();
-        }
-        let (_, taken) = atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
-            &raw mut (*entry).tag,
-            found,
-            BUSY,
-        );
-        if !taken {
-            return core::ptr::null_mut();
-        }
+    }
+
+    /// Takes the entry, to be filled in with [`remember`] or given back with
+    /// [`forget`]. Null when it is not to be had.
+    #[inline(always)]
+    fn take(&self, slot: u32, len: u32) -> *mut Directory {
+        let entry = self.entry(slot);
         macro_rules! set {
             ($($field:ident = $value:expr;)*) => {
                 $(core::ptr::write_volatile(&raw mut (*entry).$field, $value);)*
             };
         }
-        set! {
-            dentry = dentry;
-            mount = mount;
-            namespace = namespace;
-            inode = number;
-            // What lies before is taken off when the end is known.
-            generation = generation | (walk.len as u64) << 32;
-            stamp = stamp;
-            reserved = want;
+        // SAFETY: as in `look`.
+        unsafe {
+            let found = core::ptr::read_volatile(&raw const (*entry).tag);
+            // No generation: nothing that tells the directory from a former one.
+            if self.generation == 0 || !memory::take(&raw mut (*entry).tag, found) {
+                return core::ptr::null_mut();
+            }
+            set! {
+                dentry = self.dentry;
+                mount = self.mount;
+                namespace = self.namespace;
+                inode = self.inode;
+                // What lies before is taken off when the end is known.
+                generation = self.generation | (len as u64) << 32;
+                stamp = self.stamp;
+                reserved = self.tag;
+            }
         }
         entry
     }
 }
 
-#[inline(always)]
-fn tag(subject: &Subject, state: u64) -> u64 {
-    VALID | (subject.generation as u64 & 0x7fff_ffff) << 32 | state << 16
+/// Nothing is known of a directory.
+pub const UNKNOWN: u64 = u64::MAX;
+
+/// Looks up the directory that a walk has come to. If its path was fed to the
+/// end before, so is the walk's; else an entry may be this program's to fill
+/// in. A function of its own, for its frame.
+#[inline(never)]
+pub extern "C" fn find(subject: *const Subject, walk: *mut Walk, stamp: u64) -> *mut Directory {
+    // SAFETY: both are on the stack of a caller.
+    let (subject, walk) = unsafe { (&*subject, &mut *walk) };
+    let state = walk.state as u64;
+    let key = Key::of(
+        subject,
+        walk.dentry,
+        walk.mount,
+        walk.origin(),
+        state,
+        stamp,
+    );
+    let found = key.look(subject.slot);
+    if found == UNKNOWN {
+        return key.take(subject.slot, walk.len);
+    }
+    let zero = subject.zero;
+    walk.state = found as u32 & 0xffff;
+    walk.len += (found >> 16) as u32;
+    walk.status = zero.plus32(if zero.plus32(walk.len) > MAX_PATH as u32 {
+        Reason::TooLong as u32
+    } else {
+        Reason::Rule as u32
+    });
+    core::ptr::null_mut()
 }
 
 /// Fills in what the path from the directory on came to, at the walk's end.

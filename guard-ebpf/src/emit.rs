@@ -37,12 +37,13 @@ const AVAILABLE: u64 = 0;
 /// Bytes of unread allows at which the reader is woken.
 const WAKE_AT: u64 = 512 << 10;
 
-/// A zero that the compiler does not know as one.
+/// A number that the compiler does not know: it would make one call of memset
+/// of all that is zero, which goes byte by byte.
 #[inline(always)]
-fn blank() -> u64 {
+fn opaque<const NUMBER: i32>() -> u64 {
     let out: u64;
     // SAFETY: one move of a constant.
-    unsafe { asm!("{0} = 0", out(reg) out, options(pure, nomem, nostack)) };
+    unsafe { asm!("{0} = {1}", out(reg) out, const NUMBER, options(pure, nomem, nostack)) };
     out
 }
 
@@ -67,6 +68,10 @@ pub struct Access {
     pub verdict: u8,
     /// Why, when not by a rule: a [`Reason`].
     pub reason: u8,
+    /// Always zero.
+    unused: u8,
+    /// What the payload is: `PAYLOAD_*`.
+    pub payload_kind: u8,
     /// Not 0: it is denied for this [`Reason`], whatever the rules say.
     pub forced: u8,
     /// 1: `verdicts` is to be found out for every kind of access.
@@ -77,40 +82,51 @@ pub struct Access {
     pub floor: u8,
     /// What is denied by another name of the file, see [`crate::judge::denied_by_links`].
     pub denied_link: u8,
-    /// What the payload is: `PAYLOAD_*`.
-    pub payload_kind: u8,
     /// 1: only a denial is reported.
     pub silent_allow: u8,
+    /// Always zero.
+    reserved: u8,
 }
+
+/// Bytes from `payload_kind` on, which are written at once.
+const SMALL: usize = core::mem::offset_of!(Access, payload_kind);
+const _: () = assert!(SMALL % 8 == 0 && SMALL + 8 == size_of::<Access>());
 
 impl Access {
     /// Not judged yet: denied, by an error in guard.
     #[inline(always)]
     pub fn unjudged(kind: Kind, op: Op, bits: u8) -> Self {
-        // Zeros that the compiler does not know as such: it would call memset,
-        // which goes byte by byte.
-        let none = blank();
-        Self {
-            masks: AccessMasks {
-                allow: none,
-                deny: none,
-                approve: none,
-            },
-            payload_len: none as u32,
-            scratch: NOWHERE,
-            flags: none as u16,
-            kind: kind as u8,
-            op: op as u8,
-            bits: bits,
-            verdict: Verdict::Deny as u8,
-            reason: Reason::Internal as u8,
-            forced: none as u8,
-            want_verdicts: none as u8,
-            verdicts: none as u8,
-            floor: none as u8,
-            denied_link: none as u8,
-            payload_kind: none as u8 | PAYLOAD_PATH,
-            silent_allow: none as u8,
+        let none = opaque::<0>();
+        let mut access = core::mem::MaybeUninit::<Self>::uninit();
+        let start = access.as_mut_ptr();
+        macro_rules! set {
+            ($($field:ident $(. $part:ident)? = $value:expr;)*) => {
+                $((&raw mut (*start).$field$(.$part)?).write($value);)*
+            };
+        }
+        // SAFETY: all fields are written.
+        unsafe {
+            set! {
+                masks.allow = none;
+                masks.deny = none;
+                masks.approve = none;
+                payload_len = none as u32;
+                scratch = NOWHERE;
+                flags = none as u16;
+                kind = kind as u8;
+                op = op as u8;
+                bits = bits;
+                verdict = Verdict::Deny as u8;
+                reason = Reason::Internal as u8;
+                unused = none as u8;
+            }
+            // The first byte is `payload_kind`, the others are zero.
+            start
+                .cast::<u8>()
+                .add(SMALL)
+                .cast::<u64>()
+                .write(opaque::<{ PAYLOAD_PATH as i32 }>());
+            access.assume_init()
         }
     }
 

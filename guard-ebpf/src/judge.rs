@@ -6,12 +6,12 @@ use aya_ebpf::helpers::generated::bpf_loop;
 use guard_common::event::{EVENT_PATH_PARTIAL, EVENT_PROC_SELF, Reason};
 use guard_common::limits::{MAX_STEPS, MAX_TRIES};
 use guard_common::matcher::{Table, Verdict, decide, masks_of};
-use guard_common::sandbox::{Directory, HardLink, SANDBOX_LINKS, SANDBOX_LOG_ALLOWS};
+use guard_common::sandbox::{HardLink, SANDBOX_LINKS, SANDBOX_LOG_ALLOWS};
 use guard_common::table::FileAccess;
 
 use crate::dfa::{ArenaTable, Feeder};
-use crate::directories;
 use crate::emit::{self, Access, conclude};
+use crate::fast::attempt_fast;
 use crate::kernel::{Object, bounded, cast, fact, load};
 use crate::maps::HARD_LINKS;
 use crate::subject::Subject;
@@ -25,6 +25,8 @@ pub struct Place {
     pub dentry: Object,
     /// `struct vfsmount`.
     pub vfsmount: Object,
+    /// `struct super_block`.
+    pub sb: Object,
     /// `s_magic` of its filesystem.
     pub magic: u64,
 }
@@ -33,10 +35,23 @@ impl Place {
     /// A place, with what is asked of it first.
     #[inline(always)]
     pub fn of(dentry: Object, vfsmount: Object) -> Self {
-        let magic = load!(load!(dentry, dentry_sb), sb_magic as u64);
+        Self::on(load!(dentry, dentry_sb), dentry, vfsmount)
+    }
+
+    /// Where an open file is. By its inode, which needs fewer checks.
+    #[inline(always)]
+    pub fn of_file(file: Object, inode: Object) -> Self {
+        let sb = load!(inode, inode_sb);
+        Self::on(sb, load!(file, file_dentry), load!(file, file_mnt))
+    }
+
+    #[inline(always)]
+    fn on(sb: Object, dentry: Object, vfsmount: Object) -> Self {
+        let magic = load!(sb, sb_magic as u64);
         Self {
             dentry,
             vfsmount,
+            sb,
             magic,
         }
     }
@@ -79,12 +94,21 @@ pub fn judge(place: &Place, subject: &Subject, access: &mut Access) {
     if subject.flags & SANDBOX_LOG_ALLOWS != 0 && access.scratch == NOWHERE {
         access.scratch = emit::acquire_scratch();
     }
+    let came_to = if fact!(RenameLock) != 0 {
+        attempt_fast(place, subject, access)
+    } else {
+        carefully(place, subject, access)
+    };
+    if came_to == ALLOWED {
+        access.verdict = Verdict::Allow as u8;
+        return;
+    }
     let mut trial = Trial {
         place,
         subject,
         access,
     };
-    if once(&trial) == 0 {
+    if conclude_trial(&trial, came_to) == 0 {
         // SAFETY: the callback takes exactly this context.
         unsafe {
             bpf_loop(
@@ -102,26 +126,16 @@ pub fn judge(place: &Place, subject: &Subject, access: &mut Access) {
 extern "C" fn again(_: u64, context: *mut c_void) -> u64 {
     // SAFETY: bpf_loop hands back the context of `judge`.
     let trial = unsafe { &*context.cast::<Trial>() };
-    conclude_trial(trial, carefully(trial))
-}
-
-/// Walks once, and judges if the walk saw one moment. 1: all is done.
-#[inline(always)]
-fn once(trial: &Trial) -> u64 {
-    let came_to = if fact!(RenameLock) != 0 {
-        attempt_fast(trial.place, trial.subject, trial.access)
-    } else {
-        carefully(trial)
-    };
+    let came_to = carefully(trial.place, trial.subject, trial.access);
     conclude_trial(trial, came_to)
 }
 
 #[inline(always)]
-fn carefully(trial: &Trial) -> u64 {
+fn carefully(place: *const Place, subject: *const Subject, access: *mut Access) -> u64 {
     if fact!(MountType) != 0 {
-        attempt_direct(trial.place, trial.subject, trial.access)
+        attempt_direct(place, subject, access)
     } else {
-        attempt_copying(trial.place, trial.subject, trial.access)
+        attempt_copying(place, subject, access)
     }
 }
 
@@ -136,7 +150,9 @@ fn conclude_trial(trial: &Trial, came_to: u64) -> u64 {
     if came_to <= u32::MAX as u64 {
         // SAFETY: as above.
         let subject = unsafe { &*trial.subject };
-        if is_plain(subject, access) && allows(subject, access.bits, came_to) {
+        let ended = came_to << 8 | access.bits as u64;
+        if is_plain(subject, access) && allowed_at(subject.base as u64, ended, subject.active) != 0
+        {
             access.verdict = Verdict::Allow as u8;
             return 1;
         }
@@ -151,9 +167,11 @@ fn conclude_trial(trial: &Trial, came_to: u64) -> u64 {
 }
 
 /// It is denied without asking the rules: `access.reason` says why.
-const DECIDED: u64 = 1 << 32;
+pub const DECIDED: u64 = 1 << 32;
 /// Names changed meanwhile.
-const RACED: u64 = 1 << 33;
+pub const RACED: u64 = 1 << 33;
+/// The rules allow it, and nothing is to be reported.
+pub const ALLOWED: u64 = 1 << 34;
 
 /// Walks once with typed pointers. Returns the DFA's state for the whole
 /// path, if the walk saw one moment.
@@ -172,23 +190,6 @@ pub extern "C" fn attempt_direct(
     }
     // SAFETY: all are on the caller's stack.
     unsafe { attempt::<true>(&*place, &*subject, &mut *access) }
-}
-
-/// As [`attempt_direct`], where the kernel's locks for names and mounts say
-/// that nothing has changed, anywhere: then no second pass is needed, and what
-/// was found of a directory before holds. Else the next attempt is a careful one.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn attempt_fast(
-    place: *const Place,
-    subject: *const Subject,
-    access: *mut Access,
-) -> u64 {
-    if fact!(RenameLock) == 0 || place.is_null() || subject.is_null() || access.is_null() {
-        return DECIDED;
-    }
-    // SAFETY: as above.
-    unsafe { hurry(&*place, &*subject, &mut *access) }
 }
 
 /// As [`attempt_direct`], for kernels that give addresses no type.
@@ -244,73 +245,9 @@ fn attempt<const DIRECT: bool>(place: &Place, subject: &Subject, access: &mut Ac
     came_to
 }
 
-/// Steps of a leaf's name that is followed by a look at its directory.
-const LEAF_STEPS: u32 = 3;
-
-#[inline(always)]
-fn hurry(place: &Place, subject: &Subject, access: &mut Access) -> u64 {
-    let zero = subject.zero;
-    if place.dentry.is_null() || place.vfsmount.is_null() {
-        return DECIDED;
-    }
-    let Some(feeder) = Feeder::of(subject) else {
-        return DECIDED;
-    };
-    let stamp = directories::stamp();
-    if !directories::is_quiet(stamp) {
-        access.reason = Reason::Raced as u8;
-        return RACED;
-    }
-    let dentry = cast(place.dentry as u64, fact!(DentryType));
-    let magic = place.magic;
-    if access.bits & FileAccess::Write.bit() != 0 && is_control(magic) {
-        access.forced = Reason::CgroupFilesystem as u8;
-    }
-    let mount = mount_of::<true>(place.vfsmount);
-    let mut walk = Walk::new::<true>(zero, dentry, mount, feeder);
-    walk.scratch = access.scratch;
-    walk.process = process_on(zero, magic);
-    let mut entry = core::ptr::null_mut::<Directory>();
-    // What is recorded must be walked.
-    if access.scratch == NOWHERE && directories::is_local(magic) {
-        let mut steps = 0;
-        let mut ended = zero.plus(0);
-        while steps < LEAF_STEPS {
-            ended = zero.plus(walk::step::<true, false>(
-                0,
-                (&raw mut walk).cast::<c_void>(),
-            ));
-            if zero.plus(ended) != 0 || zero.plus32(walk.left) == 0 {
-                break;
-            }
-            steps += 1;
-        }
-        if zero.plus(ended) == 0 && zero.plus32(walk.left) == 0 && walk.mount == mount {
-            entry = directories::find(subject, &raw mut walk, stamp);
-        }
-    }
-    if zero.plus32(walk.status) == WALKING {
-        run(&mut walk, walk::step::<true, false> as *mut c_void);
-    }
-    let status = zero.plus32(walk.status);
-    let proven = directories::stamp() == stamp;
-    if !entry.is_null() {
-        if proven && zero.plus32(status) == Reason::Rule as u32 {
-            directories::remember(entry, &walk);
-        } else {
-            directories::forget(entry);
-        }
-    }
-    if !proven {
-        access.reason = Reason::Raced as u8;
-        return RACED;
-    }
-    finish(&walk, access, status)
-}
-
 /// What a walk has come to.
 #[inline(always)]
-fn finish(walk: &Walk, access: &mut Access, status: u32) -> u64 {
+pub fn finish(walk: &Walk, access: &mut Access, status: u32) -> u64 {
     let partial = (status != Reason::Rule as u32) as u32;
     access.payload_len = walk.len;
     access.flags = (walk.fed_self * EVENT_PROC_SELF | partial * EVENT_PATH_PARTIAL) as u16;
@@ -330,14 +267,14 @@ fn finish(walk: &Walk, access: &mut Access, status: u32) -> u64 {
 }
 
 #[inline(always)]
-fn run(walk: &mut Walk, step: *mut c_void) {
+pub fn run(walk: &mut Walk, step: *mut c_void) {
     // SAFETY: the callbacks take exactly this context.
     unsafe { bpf_loop(MAX_STEPS, step, (&raw mut *walk).cast::<c_void>(), 0) };
 }
 
 /// Whether writing there is more than writing a file.
 #[inline(always)]
-fn is_control(magic: u64) -> bool {
+pub fn is_control(magic: u64) -> bool {
     let mut i = 0;
     while i < CONTROL_MAGICS.len() {
         if magic == CONTROL_MAGICS[i] {
@@ -351,7 +288,7 @@ fn is_control(magic: u64) -> bool {
 /// Whether nothing but the verdict matters if it is to allow: one kind of
 /// access is asked for, and nothing is reported.
 #[inline(always)]
-fn is_plain(subject: &Subject, access: &Access) -> bool {
+pub fn is_plain(subject: &Subject, access: &Access) -> bool {
     subject.flags & SANDBOX_LOG_ALLOWS == 0
         && access.bits & access.bits.wrapping_sub(1) == 0
         && access.want_verdicts | access.denied_link | access.floor == 0
@@ -360,26 +297,24 @@ fn is_plain(subject: &Subject, access: &Access) -> bool {
 /// Whether the rules allow one kind of access, in the state that a whole path
 /// ended in.
 #[inline(always)]
-fn allows(subject: &Subject, bit: u8, state: u64) -> bool {
-    let place = (subject.base as u64) << 32 | bounded::<0xffff>(state) << 8 | bit as u64;
-    allowed_at(place, subject.active) != 0
+pub fn allows(base: u32, bit: u8, state: u64, active: u64) -> bool {
+    let table = ArenaTable::at_base(base);
+    // 1, 2 and 4 are numbers 0, 1 and 2.
+    let kind = bounded::<3>(bit as u64 >> 1) as u32;
+    let masks = masks_of(&table, table.u32(28), bounded::<0xffff>(state) as u32, kind);
+    // As `decide`, which has no other way to say so.
+    bit != 0
+        && active != 0
+        && (masks.deny | masks.approve) & active == 0
+        && masks.allow & active == active
 }
 
-/// As [`allows`], for numbers in one: the table's base, the state, the bit.
-/// Checked by the verifier by itself.
+/// As [`allows`], with the state and the bit in one number. Checked by the
+/// verifier by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn allowed_at(place: u64, active: u64) -> u64 {
-    let Some(table) = ArenaTable::at_base((place >> 32) as u32) else {
-        return 0;
-    };
-    // 1, 2 and 4 are numbers 0, 1 and 2.
-    let kind = bounded::<3>((place & 0xff) >> 1) as u32;
-    let masks = masks_of(&table, table.u32(28), (place >> 8) as u32 & 0xffff, kind);
-    // As `decide`, which has no other way to say so.
-    let allowed =
-        active != 0 && (masks.deny | masks.approve) & active == 0 && masks.allow & active == active;
-    (allowed && place & 0xff != 0) as u64
+pub extern "C" fn allowed_at(base: u64, ended: u64, active: u64) -> u64 {
+    allows(base as u32, ended as u8, ended >> 8, active) as u64
 }
 
 /// Takes the verdict from the state that a whole path ended in: the strictest
@@ -394,10 +329,7 @@ pub extern "C" fn settle(subject: *const Subject, access: *mut Access, state: u6
     // SAFETY: both are on the stack of a caller.
     let (subject, access) = unsafe { (&*subject, &mut *access) };
     let zero = subject.zero;
-    let Some(table) = ArenaTable::of(subject) else {
-        access.reason = Reason::Internal as u8;
-        return 0;
-    };
+    let table = ArenaTable::of(subject);
     let outputs = table.u32(28);
     let bits = access.bits;
     let every = access.want_verdicts;
@@ -453,27 +385,25 @@ pub fn is_nameless(dentry: Object) -> bool {
 /// name, deny: access bits. Only files that have another name are looked up:
 /// several links, or a mount that starts below the root of its filesystem.
 #[inline(always)]
-pub fn denied_by_links(subject: &Subject, place: Place) -> u8 {
+pub fn denied_by_links(subject: &Subject, place: &Place, inode: Object) -> u8 {
     if subject.flags & SANDBOX_LINKS == 0 {
         return 0;
     }
-    let root = load!(load!(place.dentry, dentry_sb), sb_root as u64);
+    let root = load!(place.sb, sb_root as u64);
     let elsewhere = load!(place.vfsmount, vfsmount_root as u64) != root;
-    denied_by_inode(subject, place.dentry, elsewhere)
+    denied_by_inode(subject, place.sb, inode, elsewhere)
 }
 
 /// As [`denied_by_links`], where the mount is not known. A file with a single
 /// link is looked up only with `always`.
 #[inline(always)]
-pub fn denied_by_inode(subject: &Subject, dentry: Object, always: bool) -> u8 {
-    let inode = load!(dentry, dentry_inode);
+pub fn denied_by_inode(subject: &Subject, sb: Object, inode: Object, always: bool) -> u8 {
     if subject.flags & SANDBOX_LINKS == 0 || inode.is_null() {
         return 0;
     }
     if !always && load!(inode, inode_links as u32) < 2 {
         return 0;
     }
-    let sb = load!(dentry, dentry_sb);
     let key = HardLink {
         slot: subject.slot,
         device: load!(sb, sb_dev as u32),

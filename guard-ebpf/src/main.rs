@@ -13,10 +13,12 @@
 mod dfa;
 mod directories;
 mod emit;
+mod fast;
 mod hooks;
 mod judge;
 mod kernel;
 mod maps;
+mod memory;
 mod mounts;
 mod moves;
 mod subject;

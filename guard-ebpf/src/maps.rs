@@ -1,18 +1,63 @@
 //! The maps. All are pinned and outlive the supervisor.
+//!
+//! What the programs only index is *memory*: an array of one value that
+//! programs address without a lookup (`BPF_PSEUDO_MAP_VALUE`), and that user
+//! space has mapped. Each is a section of its own, of which the loader makes
+//! a map.
+
+use core::cell::UnsafeCell;
 
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, RingBuf};
 use aya_ebpf::macros::btf_map;
 use guard_common::limits::{ARENA_SIZE, MAX_SANDBOXES};
 use guard_common::sandbox::{
-    Config, Counters, Directories, HardLink, MAX_HARD_LINKS, Memo, SandboxEntry, Scratch, Slot,
+    CELLS, Config, Counters, Directories, HardLink, MAX_HARD_LINKS, Memo, SandboxEntry, Scratch,
+    Slot,
 };
 
 /// `BPF_F_MMAPABLE`: user space writes by plain stores.
 const MMAPABLE: usize = 1 << 10;
 
-/// Where the sandboxes live.
-#[btf_map]
-pub static CONFIG: Array<Config, 1> = Array::new();
+/// Memory that programs, and user space, access by whole words.
+#[repr(transparent)]
+pub struct Memory<T>(UnsafeCell<T>);
+
+// SAFETY: it is only ever accessed by volatile or atomic accesses of whole words.
+unsafe impl<T> Sync for Memory<T> {}
+
+impl<T> Memory<T> {
+    /// Its start. What is added to it must have a bound that the verifier sees.
+    #[inline(always)]
+    pub fn start(&self) -> *mut T {
+        self.0.get()
+    }
+}
+
+/// Declares memory of zeros, in a section that names it.
+macro_rules! memory {
+    ($($(#[$doc:meta])* $name:ident: $ty:ty = $zero:expr, $section:literal;)*) => {
+        $(
+            $(#[$doc])*
+            #[unsafe(no_mangle)]
+            #[unsafe(link_section = $section)]
+            pub static $name: Memory<$ty> = Memory(UnsafeCell::new($zero));
+        )*
+    };
+}
+
+memory! {
+    /// Where the sandboxes live.
+    CONFIG: Config = Config { parent_cgroup: 0, parent_level: 0, reserved: 0 }, ".bss.config";
+    /// Sandboxes where they are found fastest, eight words each.
+    CELL_MEMORY: [u64; 8 * CELLS] = [0; 8 * CELLS], ".bss.cells";
+    /// Compiled policies. Written into free room, then named by a sandbox's
+    /// entry, never changed in place.
+    ARENA: [u64; ARENA_SIZE as usize / 8] = [0; ARENA_SIZE as usize / 8], ".bss.arena";
+    /// Steps of eight bytes that a sandbox's paths have taken: see [`crate::dfa`].
+    MEMO: [Memo; MAX_SANDBOXES as usize] = [[0; _]; MAX_SANDBOXES as usize], ".bss.memo";
+    /// Directories whose paths were fed to the end: see [`crate::directories`].
+    DIRECTORIES: [Directories; MAX_SANDBOXES as usize] = [[0; _]; MAX_SANDBOXES as usize], ".bss.directories";
+}
 
 /// Sandboxes by cgroup id.
 #[btf_map]
@@ -23,19 +68,6 @@ pub static SANDBOXES: HashMap<u64, SandboxEntry, { MAX_SANDBOXES as usize }> = H
 #[btf_map]
 pub static SLOTS: ArrayOfMaps<Array<Slot, 1, MMAPABLE>, { MAX_SANDBOXES as usize }> =
     ArrayOfMaps::new();
-
-/// Compiled policies. Written into free room, then named by a sandbox's
-/// entry, never changed in place.
-#[btf_map]
-pub static ARENA: Array<[u64; ARENA_SIZE as usize / 8], 1, MMAPABLE> = Array::new();
-
-/// Steps of eight bytes that a sandbox's paths have taken: see [`crate::dfa`].
-#[btf_map]
-pub static MEMO: Array<Memo, { MAX_SANDBOXES as usize }> = Array::new();
-
-/// Directories whose paths were fed to the end: see [`crate::directories`].
-#[btf_map]
-pub static DIRECTORIES: Array<Directories, { MAX_SANDBOXES as usize }> = Array::new();
 
 /// Files that a deny rule of a sandbox names, by what they are, and the
 /// access bits that it denies: for names that were linked to them elsewhere.

@@ -8,7 +8,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_loop;
-use guard_common::event::{EVENT_PATH_PARTIAL, Reason};
+use guard_common::event::Reason;
 use guard_common::limits::{MAX_MOVE_STEPS, MAX_PATH};
 use guard_common::matcher::{Table, decide, masks_of, step};
 use guard_common::sandbox::Scratch;
@@ -40,14 +40,17 @@ impl Recorded {
         }
     }
 
-    /// What the walk of an access has recorded; a walk that did not end says
-    /// that it is no path.
+    /// What the walk of an allowed access has recorded. That of another may have
+    /// ended early, or have seen names change: it is no path.
     #[inline(always)]
     pub fn by(access: &Access) -> Self {
-        let whole = access.flags as u32 & EVENT_PATH_PARTIAL == 0;
         Self {
             scratch: access.scratch,
-            len: if whole { access.payload_len } else { u32::MAX },
+            len: if access.allowed() {
+                access.payload_len
+            } else {
+                u32::MAX
+            },
         }
     }
 
@@ -97,8 +100,8 @@ pub extern "C" fn move_gains(subject: *const Subject, old: u64, new: u64, both_w
     let subject = unsafe { &*subject };
     let zero = subject.zero;
     let (old_len, new_len) = (old & 0xffff_ffff, new & 0xffff_ffff);
-    let (Some(table), Some(old), Some(new)) = (
-        ArenaTable::of(subject),
+    let table = ArenaTable::of(subject);
+    let (Some(old), Some(new)) = (
         SCRATCH.get_ptr_mut((old >> 32) as u32),
         SCRATCH.get_ptr_mut((new >> 32) as u32),
     ) else {

@@ -3,10 +3,13 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::helpers::{bpf_get_current_ancestor_cgroup_id, bpf_ktime_get_boot_ns};
-use guard_common::sandbox::{SANDBOX_AUDIT_ONLY, SandboxEntry, Slot, rule_sets_in_force};
+use guard_common::sandbox::{
+    CELLS_OF_GROUP, Cell, GROUPS, SANDBOX_AUDIT_ONLY, SandboxEntry, Slot, group_of,
+    rule_sets_in_force,
+};
 
-use crate::kernel::{Object, Zero, current, load};
-use crate::maps::{CONFIG, SANDBOXES, SLOTS};
+use crate::kernel::{Object, Zero, bounded, current, load};
+use crate::maps::{CELL_MEMORY, CONFIG, SANDBOXES, SLOTS};
 
 /// A task in a sandbox. Numbers only: it is handed to functions that the
 /// verifier checks by themselves, to which a pointer in memory is a number.
@@ -40,32 +43,34 @@ pub enum Who {
 }
 
 /// Finds out, and fills `out` for a task that is inside: in place, since the
-/// stack has no room for a second one. The budget for `Outside` is one array
-/// lookup and one helper.
+/// stack has no room for a second one. The budget for `Outside` is one helper.
 #[inline(always)]
 pub fn who(out: &mut MaybeUninit<Subject>) -> Who {
-    let Some(config) = CONFIG.get(0) else {
-        return Who::Outside;
-    };
+    let (parent_cgroup, level) = parent();
     // SAFETY: plain helper calls; they return 0 above the root.
-    let parent = unsafe { bpf_get_current_ancestor_cgroup_id(config.parent_level as i32) };
+    let parent = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
     // Without sandboxes the parent is a number that no cgroup has.
-    if parent != config.parent_cgroup {
+    if parent != parent_cgroup {
         return Who::Outside;
     }
-    let zero = Zero::from_equal(parent, config.parent_cgroup);
+    let zero = Zero::from_equal(parent, parent_cgroup);
     // SAFETY: as above.
-    let cgroup = unsafe { bpf_get_current_ancestor_cgroup_id(config.parent_level as i32 + 1) };
-    // SAFETY: entries are replaced whole; a stale one stays readable under RCU.
-    let Some(entry) = (unsafe { SANDBOXES.get(&cgroup) }) else {
+    let cgroup = unsafe { bpf_get_current_ancestor_cgroup_id(level + 1) };
+    let mut valid_sets = in_cell(cgroup, zero, out);
+    if valid_sets == 0 {
+        let empty = Subject::empty(zero);
+        valid_sets = registered(cgroup, out.write(empty));
+    }
+    if valid_sets == 0 {
         return Who::Unknown;
-    };
-    if entry.valid_sets == entry.background {
+    }
+    // SAFETY: filled by one or the other.
+    let subject = unsafe { out.assume_init_mut() };
+    if valid_sets == subject.active {
         // There is no choice to make.
-        out.write(Subject::of(entry, entry.background, zero));
         return Who::Inside;
     }
-    let Some(slot) = SLOTS.get_value_ptr_mut(entry.slot, &0) else {
+    let Some(slot) = SLOTS.get_value_ptr_mut(subject.slot, &0) else {
         return Who::Unknown;
     };
     let slot = slot.cast_const();
@@ -77,9 +82,98 @@ pub fn who(out: &mut MaybeUninit<Subject>) -> Who {
             core::ptr::read_volatile(&raw const (*slot).lease),
         )
     };
-    let active = rule_sets_in_force(entry, active, in_flight, lease_holds(in_flight, lease));
-    out.write(Subject::of(entry, active, zero));
+    let lease_ok = lease_holds(in_flight, lease);
+    subject.active = rule_sets_in_force(subject.active, valid_sets, active, in_flight, lease_ok);
     Who::Inside
+}
+
+/// The parent cgroup's id and level.
+#[inline(always)]
+fn parent() -> (u64, i32) {
+    let config = CONFIG.start();
+    // SAFETY: live memory.
+    unsafe {
+        (
+            core::ptr::read_volatile(&raw const (*config).parent_cgroup),
+            core::ptr::read_volatile(&raw const (*config).parent_level) as i32,
+        )
+    }
+}
+
+/// Fills in what a sandbox's entry says, with the background rules in force,
+/// and returns its rule sets.
+///
+/// # Safety
+/// `entry` is live; it may be written meanwhile.
+#[inline(always)]
+unsafe fn fill(entry: *const SandboxEntry, zero: Zero, out: *mut Subject) -> u64 {
+    macro_rules! get {
+        ($field:ident) => {
+            // SAFETY: by contract.
+            unsafe { core::ptr::read_volatile(&raw const (*entry).$field) }
+        };
+    }
+    let subject = Subject {
+        sandbox: get!(sandbox),
+        active: get!(background),
+        zero,
+        base: get!(base),
+        slot: get!(slot),
+        generation: get!(generation),
+        flags: get!(flags),
+    };
+    // SAFETY: on the stack of a caller.
+    unsafe { out.write(subject) };
+    get!(valid_sets)
+}
+
+/// The rule sets of a cgroup's sandbox, if a cell holds it whole, else 0.
+#[inline(always)]
+fn in_cell(cgroup: u64, zero: Zero, out: &mut MaybeUninit<Subject>) -> u64 {
+    let group = bounded::<{ GROUPS as i32 - 1 }>(group_of(cgroup));
+    // SAFETY: a group of live memory.
+    let first = unsafe {
+        CELL_MEMORY
+            .start()
+            .cast::<Cell>()
+            .add(group as usize * CELLS_OF_GROUP)
+    };
+    let mut n = 0;
+    while n < CELLS_OF_GROUP {
+        // SAFETY: a cell of the group. Loads are seen in order on x86-64.
+        unsafe {
+            let cell = first.add(n);
+            let version = core::ptr::read_volatile(&raw const (*cell).version);
+            if core::ptr::read_volatile(&raw const (*cell).cgroup) == cgroup {
+                let valid_sets = fill(&raw const (*cell).entry, zero, out.as_mut_ptr());
+                let after = core::ptr::read_volatile(&raw const (*cell).version);
+                return if version & 1 == 0 && after == version {
+                    valid_sets
+                } else {
+                    0
+                };
+            }
+        }
+        n += 1;
+    }
+    0
+}
+
+/// The rule sets of a cgroup's sandbox, 0 when there is none. Checked by the
+/// verifier by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn registered(cgroup: u64, out: *mut Subject) -> u64 {
+    if out.is_null() {
+        return 0;
+    }
+    // SAFETY: entries are replaced whole; a stale one stays readable under RCU.
+    unsafe {
+        match SANDBOXES.get_ptr(&cgroup) {
+            Some(entry) => fill(entry, (*out).zero, out),
+            None => 0,
+        }
+    }
 }
 
 /// Whether the relay still vouches for the slot. The clock is read only while
@@ -91,16 +185,17 @@ pub fn lease_holds(in_flight: u32, lease: u64) -> bool {
 }
 
 impl Subject {
+    /// One that [`registered`] fills.
     #[inline(always)]
-    fn of(entry: &SandboxEntry, active: u64, zero: Zero) -> Self {
+    fn empty(zero: Zero) -> Self {
         Self {
-            sandbox: entry.sandbox,
-            active,
+            sandbox: 0,
+            active: 0,
             zero,
-            base: entry.base,
-            slot: entry.slot,
-            generation: entry.generation,
-            flags: entry.flags,
+            base: 0,
+            slot: 0,
+            generation: 0,
+            flags: 0,
         }
     }
 
@@ -127,9 +222,9 @@ pub fn cgroup_of(task: Object) -> u64 {
 /// The id of the running task's sandbox's cgroup.
 #[inline(always)]
 pub fn cgroup_id() -> u64 {
-    let level = CONFIG.get(0).map_or(0, |config| config.parent_level);
+    let (_, level) = parent();
     // SAFETY: plain helper call.
-    unsafe { bpf_get_current_ancestor_cgroup_id(level as i32 + 1) }
+    unsafe { bpf_get_current_ancestor_cgroup_id(level + 1) }
 }
 
 /// Whether another task is in the running task's sandbox.

@@ -11,12 +11,13 @@ use core::ffi::c_void;
 use guard_common::event::Reason;
 use guard_common::limits::{MAX_NAME, MAX_PATH};
 
-use crate::dfa::Feeder;
+use crate::dfa::{Feeder, word_of};
 use crate::kernel::{
-    Object, Zero, bits_over, bounded, cast, copy, current, distance, fact, inline_word, load,
-    offset, read, store64,
+    Object, Zero, bounded, cast, copy, current, distance, fact, inline_word, load, offset, read,
+    store64,
 };
 use crate::maps::SCRATCH;
+use crate::memory::SPREAD;
 
 /// `DCACHE_OP_HASH` (include/linux/dcache.h): the filesystem hashes names its
 /// own way, which is how case-folding directories do it.
@@ -27,8 +28,6 @@ pub const PROC_SUPER_MAGIC: u64 = 0x9fa0;
 const PIDTYPE_TGID: u64 = 1;
 /// What is fed for the process's own directory below `/proc`.
 const SELF: u64 = u64::from_le_bytes(*b"self\0\0\0\0");
-/// Spreads what the two passes compare.
-const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The walk has not ended.
 pub const WALKING: u32 = u32::MAX;
@@ -113,6 +112,12 @@ fn root_of<const DIRECT: bool>(mount: Object) -> u64 {
     } else {
         copy!(mount, mount_root as u64).unwrap_or(0)
     }
+}
+
+/// Whether a mount starts at a dentry.
+#[inline(always)]
+pub fn is_root(dentry: Object, mount: Object) -> bool {
+    root_of::<true>(mount) == dentry as u64
 }
 
 /// The task's process, when the filesystem is procfs, else 0.
@@ -296,9 +301,7 @@ pub extern "C" fn step<const DIRECT: bool, const NOTE: bool>(_: u64, context: *m
     let Some(bytes) = walk.name::<DIRECT>(dentry, zero.plus32(word)) else {
         return walk.end(Reason::ReadFailed);
     };
-    // What is behind the end of the name is shifted out.
-    let unused = bits_over(left as u64);
-    let bytes = (bytes << unused) >> unused;
+    let bytes = word_of(bytes, left as u64);
     if zero.plus32(walk.scratch) != NOWHERE {
         record_name(walk.scratch as u64, walk.len as u64, left as u64, bytes);
     }

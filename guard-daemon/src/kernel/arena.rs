@@ -3,14 +3,15 @@
 //! not used again until no program can still be reading it.
 
 use std::collections::BTreeMap;
-use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
+use aya::maps::Map;
 use guard_common::limits::{ARENA_SIZE, MAX_TABLE};
 use guard_common::table::ROW_UNIT;
 use sha2::{Digest, Sha256};
 
 use super::error::KernelError;
+use super::memory;
 use crate::sys::mapping::SharedMapping;
 
 /// A table that lies in the arena.
@@ -46,11 +47,9 @@ pub(super) struct Arena {
 }
 
 impl Arena {
-    pub(super) fn new(map: BorrowedFd<'_>) -> Result<Self, KernelError> {
-        let memory = SharedMapping::new(map, ARENA_SIZE as usize)
-            .map_err(KernelError::io("map the arena into memory"))?;
+    pub(super) fn new(data: &Map) -> Result<Self, KernelError> {
         Ok(Self {
-            memory,
+            memory: memory::map(data, "ARENA", ARENA_SIZE as usize)?,
             used: BTreeMap::new(),
         })
     }

@@ -11,6 +11,8 @@ use aya::programs::{
     CgroupAttachMode, CgroupSockAddr, CgroupSockAddrAttachType, Lsm, Program, ProgramError,
 };
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use guard_common::limits::{ARENA_SIZE, MAX_SANDBOXES};
+use guard_common::sandbox::{CELLS, Cell, Config, Directories, Memo};
 use sha2::{Digest, Sha256};
 
 use super::btf::Btf;
@@ -155,9 +157,28 @@ pub const CGROUP_PROGRAMS: &[(&str, CgroupSockAddrAttachType)] = &[
     ("guard_sendmsg6", CgroupSockAddrAttachType::UDPSendMsg6),
 ];
 
+/// Memory that the programs address without a lookup: pins, the sections of
+/// the object that they are made of, and bytes.
+const MEMORY: &[(&str, &str, usize)] = &[
+    ("CONFIG", ".bss.config", size_of::<Config>()),
+    ("CELLS", ".bss.cells", CELLS * size_of::<Cell>()),
+    ("ARENA", ".bss.arena", ARENA_SIZE as usize),
+    (
+        "MEMO",
+        ".bss.memo",
+        MAX_SANDBOXES as usize * size_of::<Memo>(),
+    ),
+    (
+        "DIRECTORIES",
+        ".bss.directories",
+        MAX_SANDBOXES as usize * size_of::<Directories>(),
+    ),
+];
+
 /// Maps that outlive the supervisor.
 pub const MAPS: &[&str] = &[
     "CONFIG",
+    "CELLS",
     "SANDBOXES",
     "SLOTS",
     "ARENA",
@@ -240,22 +261,33 @@ fn load(dir: &Path) -> Result<Loaded, KernelError> {
     for sub in ["maps", "links", "programs"] {
         make_dir(&dir.join(sub))?;
     }
-    let slots = dir.join("maps/SLOTS");
-    super::slots::create(&slots)?;
-    let mut ebpf = EbpfLoader::new()
+    let pin = |name: &str| dir.join("maps").join(name);
+    // What must be made in another way than the loader would: it takes what is pinned.
+    super::slots::create(&pin("SLOTS"))?;
+    for (name, _, size) in MEMORY {
+        super::memory::create(name, *size, &pin(name))?;
+    }
+    let mut loader = EbpfLoader::new();
+    loader
         .btf(Some(&btf))
         .verifier_log_level(VerifierLogLevel::STATS)
-        .map_pin_path("SLOTS", &slots)
+        .map_pin_path("SLOTS", pin("SLOTS"));
+    for (name, section, _) in MEMORY {
+        loader.map_pin_path(section, pin(name));
+    }
+    let mut ebpf = loader
         .load(&object)
         .map_err(|e| KernelError::Load(Box::new(e)))?;
     let mut maps = BTreeMap::new();
     for name in MAPS {
-        let map = ebpf.take_map(name).ok_or(KernelError::Map {
+        let section = MEMORY.iter().find(|(memory, ..)| memory == name);
+        let map = section.map_or(*name, |(_, section, _)| section);
+        let map = ebpf.take_map(map).ok_or(KernelError::Map {
             map: name,
             reason: "not in the object".into(),
         })?;
-        let path = dir.join("maps").join(name);
-        if path != slots {
+        if section.is_none() && *name != "SLOTS" {
+            let path = pin(name);
             map.pin(&path).map_err(KernelError::pin("pin", &path))?;
         }
         maps.insert(*name, map);

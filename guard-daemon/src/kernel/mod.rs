@@ -7,6 +7,7 @@ mod canary;
 mod error;
 mod facts;
 pub mod load;
+mod memory;
 mod slots;
 
 use std::collections::VecDeque;
@@ -16,13 +17,13 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
 use guard_common::event::{DecodeError, Event, decode};
-use guard_common::limits::MEMO_ENTRIES;
 use guard_common::sandbox::{Config, Counters, Directories, HardLink, Memo, SandboxEntry};
 
 use arena::Arena;
 pub use arena::Published;
 pub use error::KernelError;
 use load::Loaded;
+use memory::{Cells, PerSlot};
 pub use slots::SlotHandle;
 use slots::Slots;
 
@@ -43,8 +44,9 @@ pub struct Kernel {
     config: Array<MapData, Config>,
     sandboxes: HashMap<MapData, u64, SandboxEntry>,
     counters: Array<MapData, Counters>,
-    memo: Array<MapData, Memo>,
-    directories: Array<MapData, Directories>,
+    cells: Cells,
+    memo: PerSlot,
+    directories: PerSlot,
     links: HashMap<MapData, HardLink, u32>,
     denials: RingBuf<MapData>,
     allows: RingBuf<MapData>,
@@ -76,21 +78,18 @@ impl Kernel {
                 reason: "missing".into(),
             })
         };
-        let arena_map = take("ARENA")?;
-        let Map::Array(arena_data) = &arena_map else {
-            return Err(KernelError::Map {
-                map: "ARENA",
-                reason: "not an array".into(),
-            });
-        };
-        let arena = Arena::new(std::os::fd::AsFd::as_fd(arena_data.fd()))?;
+        let arena = Arena::new(&take("ARENA")?)?;
         let config = Array::try_from(take("CONFIG")?).map_err(KernelError::map("CONFIG"))?;
         let sandboxes =
             HashMap::try_from(take("SANDBOXES")?).map_err(KernelError::map("SANDBOXES"))?;
         let counters = Array::try_from(take("COUNTERS")?).map_err(KernelError::map("COUNTERS"))?;
-        let memo = Array::try_from(take("MEMO")?).map_err(KernelError::map("MEMO"))?;
-        let directories =
-            Array::try_from(take("DIRECTORIES")?).map_err(KernelError::map("DIRECTORIES"))?;
+        let cells = Cells::new(&take("CELLS")?)?;
+        let memo = PerSlot::new(&take("MEMO")?, "MEMO", size_of::<Memo>())?;
+        let directories = PerSlot::new(
+            &take("DIRECTORIES")?,
+            "DIRECTORIES",
+            size_of::<Directories>(),
+        )?;
         let links =
             HashMap::try_from(take("HARD_LINKS")?).map_err(KernelError::map("HARD_LINKS"))?;
         let denials = RingBuf::try_from(take("DENIALS")?).map_err(KernelError::map("DENIALS"))?;
@@ -106,6 +105,7 @@ impl Kernel {
             config,
             sandboxes,
             counters,
+            cells,
             memo,
             directories,
             links,
@@ -116,9 +116,11 @@ impl Kernel {
             parent: None,
             loaded,
         };
-        for (_, entry) in kernel.sandboxes() {
+        kernel.cells.clear();
+        for (cgroup, entry) in kernel.sandboxes() {
             kernel.slots.adopt(entry.slot);
             kernel.arena.adopt(entry.base);
+            kernel.cells.put(cgroup, &entry);
         }
         kernel.slots.fill_one()?;
         Ok(kernel)
@@ -177,12 +179,8 @@ impl Kernel {
             .set(handle.index, Counters::default(), 0)
             .map_err(KernelError::map("COUNTERS"))?;
         // Steps and directories of another policy.
-        self.memo
-            .set(handle.index, [0; 2 * MEMO_ENTRIES], 0)
-            .map_err(KernelError::map("MEMO"))?;
-        self.directories
-            .set(handle.index, [0; size_of::<Directories>() / 8], 0)
-            .map_err(KernelError::map("DIRECTORIES"))?;
+        self.memo.clear(handle.index)?;
+        self.directories.clear(handle.index)?;
         Ok(handle)
     }
 
@@ -260,11 +258,14 @@ impl Kernel {
     pub fn register(&mut self, cgroup_id: u64, entry: SandboxEntry) -> Result<(), KernelError> {
         self.sandboxes
             .insert(cgroup_id, entry, 0)
-            .map_err(KernelError::map("SANDBOXES"))
+            .map_err(KernelError::map("SANDBOXES"))?;
+        self.cells.put(cgroup_id, &entry);
+        Ok(())
     }
 
     /// Forgets a sandbox. A process that is still in its cgroup is denied everything.
     pub fn unregister(&mut self, cgroup_id: u64) {
+        self.cells.remove(cgroup_id);
         if let Err(error) = self.sandboxes.remove(&cgroup_id) {
             tracing::debug!(cgroup_id, %error, "a sandbox was not registered");
         }

@@ -24,8 +24,9 @@ pub const POLICIES: [(&str, &str); 4] = [
 ];
 
 /// Includes that come with guard: name and text.
-pub const INCLUDES: [(&str, &str); 3] = [
+pub const INCLUDES: [(&str, &str); 4] = [
     ("base", include_str!("../../../policies/include/base.toml")),
+    ("git", include_str!("../../../policies/include/git.toml")),
     ("node", include_str!("../../../policies/include/node.toml")),
     (
         "python",

@@ -23,7 +23,6 @@ use crate::audit::AuditEvent;
 use crate::audit::event::{Body, Policy};
 use crate::audit::words::Reason;
 use crate::kernel::load;
-use crate::sys::fds::watch;
 use crate::sys::pidfd;
 use crate::wire::Enforcement;
 
@@ -290,13 +289,11 @@ pub(super) fn welcome(shared: &Shared, socket: OwnedFd, number: u64, token: &str
                 return;
             }
         };
-        let wire = match set_nonblocking(&socket).map(|()| watch(socket)) {
-            Ok(Ok(wire)) => wire,
-            Ok(Err(error)) => return tracing::error!("{error}"),
-            Err(error) => return tracing::error!("{error}"),
-        };
+        if let Err(error) = set_nonblocking(&socket) {
+            return tracing::error!("{error}");
+        }
         session.relay_pidfd = Some(pidfd);
-        session.welcome(wire, told);
+        session.welcome(socket, told);
     }
     attend(shared, number);
 }

@@ -23,7 +23,6 @@ use crate::audit::AuditEvent;
 use crate::audit::event::{Body, Policy, Sandbox, Wall};
 use crate::kernel::{Kernel, SlotHandle};
 use crate::policy::CompiledPolicy;
-use crate::sys::fds::watch;
 use crate::wire::{Enforcement, RunRequest, escape, transport};
 
 /// First uid of relays: the range that systemd, too, gives to nobody for long
@@ -75,7 +74,6 @@ impl Supervisor {
             .transpose()?;
         let (ours, theirs) = transport::pair().map_err(Refused::new)?;
         set_nonblocking(&ours).map_err(Refused::new)?;
-        let ours = watch(ours).map_err(Refused::new)?;
         let is_root = self.rights == Rights::Root;
         let mark = self.evidence.end(&trail).unwrap_or_default();
         let session = self.session(number)?;

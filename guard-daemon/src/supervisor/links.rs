@@ -25,6 +25,8 @@ pub struct Links {
     /// What the kernel was told.
     told: BTreeMap<HardLink, u8>,
     looked: Option<Instant>,
+    /// That the kernel could not be told was said.
+    complained: bool,
 }
 
 impl Links {
@@ -59,8 +61,13 @@ impl Links {
         self.paths.is_empty()
     }
 
-    /// Looks at the paths when it is time, and tells the kernel what is new
-    /// there, then what is gone.
+    /// Whether the kernel's not being told is news.
+    pub fn complains(&mut self) -> bool {
+        !std::mem::replace(&mut self.complained, true)
+    }
+
+    /// Looks at the paths when it is time, and tells the kernel what is gone
+    /// from there, then what is new.
     ///
     /// # Errors
     /// When the kernel has no room for it.
@@ -85,12 +92,7 @@ impl Links {
                 *seen.entry(file).or_default() |= bits;
             }
         }
-        for (file, bits) in &seen {
-            if self.told.get(file) != Some(bits) {
-                kernel.name_file(*file, *bits)?;
-                self.told.insert(*file, *bits);
-            }
-        }
+        // Room first: what is gone goes before what is new comes.
         self.told.retain(|file, _| {
             let stays = seen.contains_key(file);
             if !stays {
@@ -98,6 +100,12 @@ impl Links {
             }
             stays
         });
+        for (file, bits) in &seen {
+            if self.told.get(file) != Some(bits) {
+                kernel.name_file(*file, *bits)?;
+                self.told.insert(*file, *bits);
+            }
+        }
         Ok(())
     }
 }

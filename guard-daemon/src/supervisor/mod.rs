@@ -258,11 +258,13 @@ impl Supervisor {
             let Some(slot) = session.state.slot else {
                 continue;
             };
-            if let Err(error) = session.links.look(kernel, slot, now) {
-                tracing::error!(
-                    "sandbox {}: files that its policy denies may be reached by other links: {error}",
-                    session.state.id
+            if let Err(error) = session.links.look(kernel, slot, now)
+                && session.links.complains()
+            {
+                let detail = format!(
+                    "files that the policy denies by name may be reached by other links: {error}"
                 );
+                self.evidence.alert(session, Reason::Limit, detail);
             }
         }
     }

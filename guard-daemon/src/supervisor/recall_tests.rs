@@ -9,7 +9,7 @@ use crate::relay::outbox::{Back, Outbox};
 use crate::supervisor::evidence::Evidence;
 use crate::supervisor::session::{Heard, Session};
 use crate::supervisor::state::{PolicyState, SandboxState};
-use crate::sys::fds::{accept, watch};
+use crate::sys::fds::accept;
 use crate::wire::{Enforcement, MAX_PACKET};
 
 fn state(trail: &Path) -> SandboxState {
@@ -134,7 +134,7 @@ async fn no_record_is_lost_or_doubled_wherever_a_supervisor_dies() {
         let post = |call, end| outbox.send(&mut record(call, end), |_| false);
 
         let mut first = Supervisor::new(&trail);
-        first.session.welcome(watch(theirs).unwrap(), 0);
+        first.session.welcome(theirs, 0);
         post(1, false);
         post(1, true);
         first.hear();
@@ -157,7 +157,7 @@ async fn no_record_is_lost_or_doubled_wherever_a_supervisor_dies() {
         outbox.flush();
         let wire = accept(listener.as_fd()).unwrap().unwrap();
         let told = hello(&wire);
-        second.session.welcome(watch(wire).unwrap(), told);
+        second.session.welcome(wire, told);
         post(4, true);
         second.hear();
         second.write(true);

@@ -9,7 +9,6 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
-use tokio::io::unix::AsyncFd;
 
 use super::cgroup::SandboxCgroup;
 use super::held::Held;
@@ -51,7 +50,7 @@ pub struct Session {
     /// Files that its rules deny.
     pub links: Links,
     /// Socket to the relay; `None` until an adopted relay is back.
-    pub wire: Option<Rc<AsyncFd<OwnedFd>>>,
+    pub wire: Option<Rc<OwnedFd>>,
     /// The relay, if it is this supervisor's child.
     pub relay: Option<Child>,
     /// Calls by number.
@@ -279,7 +278,7 @@ impl Session {
     }
 
     /// The relay is back, on this wire; up to `told` it knows what is written.
-    pub fn welcome(&mut self, wire: AsyncFd<OwnedFd>, told: u64) {
+    pub fn welcome(&mut self, wire: OwnedFd, told: u64) {
         self.wire = Some(Rc::new(wire));
         // Where the trail was moved away, what the relay knows is all there is to go by.
         self.heard = self.heard.max(told);

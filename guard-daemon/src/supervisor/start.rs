@@ -19,6 +19,7 @@ use super::state::{SandboxState, system_dir};
 use super::stop::stop;
 use super::{Shared, Supervisor, paths, random, second_wall, serve};
 use crate::relay::config::RelayConfig;
+use crate::sys::fds::watch_shared;
 use crate::wire::{Enforcement, RunReply, RunRequest, escape};
 
 /// Answers a request to run a server.
@@ -272,6 +273,10 @@ impl Supervisor {
     }
 }
 
+/// How long a session's records may gather before they are taken: to wake for
+/// each would cost the relay, which sends them, more than all else that it does.
+const GATHER: Duration = Duration::from_millis(2);
+
 /// Follows a session's wire until its relay is gone, then takes it down.
 pub(super) fn attend(shared: &Shared, number: u64) {
     let wire = shared
@@ -282,13 +287,25 @@ pub(super) fn attend(shared: &Shared, number: u64) {
     let Some(wire) = wire else { return };
     let shared = Rc::clone(shared);
     tokio::task::spawn_local(async move {
-        while let Ok(mut ready) = wire.readable().await {
-            let heard = shared.borrow_mut().hear(number);
-            match heard {
-                Heard::All => ready.clear_ready(),
-                Heard::More => tokio::task::yield_now().await,
-                Heard::Gone => break,
+        loop {
+            // Watched only while it waits: a watched socket wakes this process
+            // for each record that comes while it rests.
+            let Ok(watched) = watch_shared(Rc::clone(&wire)) else {
+                break;
+            };
+            if watched.readable().await.is_err() {
+                break;
             }
+            drop(watched);
+            loop {
+                let heard = shared.borrow_mut().hear(number);
+                match heard {
+                    Heard::All => break,
+                    Heard::More => tokio::task::yield_now().await,
+                    Heard::Gone => return stop(&shared, number).await,
+                }
+            }
+            tokio::time::sleep(GATHER).await;
         }
         stop(&shared, number).await;
     });

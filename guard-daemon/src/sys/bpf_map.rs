@@ -1,4 +1,4 @@
-//! Making an array of maps whose template has no type information.
+//! Making maps that the loader would make otherwise.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -35,11 +35,21 @@ pub fn array_of_arrays(
     value_size: u32,
     inner_flags: u32,
 ) -> std::io::Result<OwnedFd> {
-    let template = create(ARRAY, value_size, 1, inner_flags, None)?;
-    create(ARRAY_OF_MAPS, 4, max_entries, 0, Some(template.as_fd()))
+    let template = create("SLOTS", ARRAY, value_size, 1, inner_flags, None)?;
+    let template = Some(template.as_fd());
+    create("SLOTS", ARRAY_OF_MAPS, 4, max_entries, 0, template)
+}
+
+/// Makes an array of one value.
+///
+/// # Errors
+/// As bpf(2).
+pub fn array(name: &str, value_size: u32, flags: u32) -> std::io::Result<OwnedFd> {
+    create(name, ARRAY, value_size, 1, flags, None)
 }
 
 fn create(
+    name: &str,
     map_type: u32,
     value_size: u32,
     max_entries: u32,
@@ -47,7 +57,10 @@ fn create(
     inner: Option<BorrowedFd<'_>>,
 ) -> std::io::Result<OwnedFd> {
     let mut map_name = [0; 16];
-    map_name[..5].copy_from_slice(b"SLOTS");
+    // The last byte stays 0.
+    for (to, from) in map_name[..15].iter_mut().zip(name.bytes()) {
+        *to = from;
+    }
     let attributes = MapCreate {
         map_type,
         key_size: 4,

@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
@@ -138,8 +139,20 @@ pub fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
 /// # Errors
 /// As epoll_ctl(2).
 pub fn watch(fd: OwnedFd) -> io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
+    register(fd)
+}
+
+/// As [`watch`], for a descriptor that others use too.
+///
+/// # Errors
+/// As epoll_ctl(2).
+pub fn watch_shared(fd: Rc<OwnedFd>) -> io::Result<tokio::io::unix::AsyncFd<Rc<OwnedFd>>> {
+    register(fd)
+}
+
+fn register<T: AsRawFd>(fd: T) -> io::Result<tokio::io::unix::AsyncFd<T>> {
     let readable = tokio::io::Interest::READABLE;
-    // SAFETY: an OwnedFd always gives the same number and stays open until it is dropped.
+    // SAFETY: an OwnedFd, shared or not, always gives the same number and stays open until it is dropped.
     let watched = unsafe { tokio::io::unix::AsyncFd::register_with_interest(fd, readable) };
     watched.map_err(io::Error::from)
 }

@@ -92,34 +92,33 @@ pub fn judge_destination(
 ) -> bool {
     let mut access = Access::unjudged(Kind::Network, op, 0);
     access.silent_allow = silent_allow as u8;
-    if let Some(table) = ArenaTable::of(subject) {
-        let mut scan = Scan {
-            table,
-            net_rules: table.u32(36),
-            net_len: table.u32(40),
-            addr,
-            port: net.port,
-            masks: AccessMasks::default(),
-        };
-        // SAFETY: the callback takes exactly this context.
-        unsafe {
-            bpf_loop(
-                MAX_NET_RULES,
-                scan_rule as *mut c_void,
-                (&raw mut scan).cast::<c_void>(),
-                0,
-            );
-        }
-        access.masks = scan.masks;
-        let verdict = decide(scan.masks, subject.active);
-        let reason = if verdict == Verdict::Approve {
-            Reason::ApprovalUnavailable
-        } else {
-            Reason::Rule
-        };
-        access.verdict = verdict as u8;
-        access.reason = reason as u8;
+    let table = ArenaTable::of(subject);
+    let mut scan = Scan {
+        table,
+        net_rules: table.u32(36),
+        net_len: table.u32(40),
+        addr,
+        port: net.port,
+        masks: AccessMasks::default(),
+    };
+    // SAFETY: the callback takes exactly this context.
+    unsafe {
+        bpf_loop(
+            MAX_NET_RULES,
+            scan_rule as *mut c_void,
+            (&raw mut scan).cast::<c_void>(),
+            0,
+        );
     }
+    access.masks = scan.masks;
+    let verdict = decide(scan.masks, subject.active);
+    let reason = if verdict == Verdict::Approve {
+        Reason::ApprovalUnavailable
+    } else {
+        Reason::Rule
+    };
+    access.verdict = verdict as u8;
+    access.reason = reason as u8;
     let reported = subject.flags & SANDBOX_LOG_ALLOWS != 0 && !silent_allow;
     if access.verdict == Verdict::Allow as u8 && !reported {
         return false;

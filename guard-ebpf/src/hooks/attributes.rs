@@ -123,7 +123,7 @@ fn of_file(file: Object) -> Place {
 #[inline(always)]
 fn changed(subject: &Subject, op: Op, place: Place, access: FileAccess) -> bool {
     let mut access = Access::unjudged(Kind::File, op, access.bit());
-    access.denied_link = denied_by_links(subject, place);
+    access.denied_link = denied_by_links(subject, &place, load!(place.dentry, dentry_inode));
     judge_place(subject, place, &mut access)
 }
 
@@ -134,6 +134,6 @@ fn changed_inode(subject: &Subject, op: Op, dentry: Object) -> bool {
     let place = Place::of(dentry, find_mount(subject, dentry));
     let bits = FileAccess::Write.bit();
     let mut access = Access::unjudged(Kind::File, op, bits);
-    access.denied_link = denied_by_inode(subject, dentry, false);
+    access.denied_link = denied_by_inode(subject, place.sb, load!(dentry, dentry_inode), false);
     judge_place(subject, place, &mut access)
 }

@@ -62,11 +62,12 @@ fn code(subject: &Subject, file: Object, op: Op) -> bool {
     if file.is_null() {
         access.forced = Reason::NoFile as u8;
     }
-    let place = Place::of(load!(file, file_dentry), load!(file, file_mnt));
+    let inode = load!(file, file_inode);
+    let place = Place::of_file(file, inode);
     if is_nameless(place.dentry) {
         // memfd, or unlinked: nobody can look at it afterwards.
         access.forced = Reason::NoFile as u8;
     }
-    access.denied_link = denied_by_links(subject, place);
+    access.denied_link = denied_by_links(subject, &place, inode);
     judge_place(subject, place, &mut access)
 }

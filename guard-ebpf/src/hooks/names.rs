@@ -98,7 +98,7 @@ fn linked(subject: &Subject, old: Object, directory: Object, new: Object) -> boo
     let mut access = side(Op::Link);
     // A file made by O_TMPFILE has no name yet.
     let mut place = Place::of(old, vfsmount);
-    access.denied_link = denied_by_links(subject, place);
+    access.denied_link = denied_by_links(subject, &place, load!(old, dentry_inode));
     judge(&place, subject, &mut access);
     let verdicts = access.verdicts;
     let refused = conclude(subject, &access);
@@ -160,7 +160,9 @@ fn renamed(subject: &Subject, arguments: &LsmContext) -> bool {
         if with_all {
             let new = Recorded::by(&access);
             let found = move_gains(subject, old.packed(), new.packed(), exchange as u64);
-            reason = reason | found as u8;
+            if found != 0 {
+                reason = found as u8;
+            }
         }
         if reason != Reason::Rule as u8 {
             access.verdict = Verdict::Deny as u8;

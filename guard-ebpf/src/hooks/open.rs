@@ -45,14 +45,10 @@ hook! {
 }
 
 #[inline(always)]
-fn place(file: Object) -> Place {
-    Place::of(load!(file, file_dentry), load!(file, file_mnt))
-}
-
-#[inline(always)]
 fn opened(subject: &Subject, file: Object) -> bool {
     let flags = load!(file, file_flags as u32);
-    let place = place(file);
+    let inode = load!(file, file_inode);
+    let place = Place::of_file(file, inode);
     // Reopening one's own pipe through /proc/self/fd; making a pidfd.
     let magic = place.magic;
     if magic == PIPEFS_MAGIC || magic == PIDFS_MAGIC {
@@ -67,7 +63,7 @@ fn opened(subject: &Subject, file: Object) -> bool {
     if is_nameless(place.dentry) && flags & O_TMPFILE == 0 {
         access.forced = Reason::Deleted as u8;
     }
-    access.denied_link = denied_by_links(subject, place);
+    access.denied_link = denied_by_links(subject, &place, inode);
     judge_place(subject, place, &mut access)
 }
 
@@ -92,7 +88,8 @@ fn asked(flags: u32) -> u8 {
 
 #[inline(always)]
 fn received(subject: &Subject, file: Object) -> bool {
-    let place = place(file);
+    let inode = load!(file, file_inode);
+    let place = Place::of_file(file, inode);
     let magic = place.magic;
     if magic == PIPEFS_MAGIC
         || magic == SOCKFS_MAGIC
@@ -117,6 +114,6 @@ fn received(subject: &Subject, file: Object) -> bool {
     if is_nameless(place.dentry) {
         access.forced = Reason::Deleted as u8;
     }
-    access.denied_link = denied_by_links(subject, place);
+    access.denied_link = denied_by_links(subject, &place, inode);
     judge_place(subject, place, &mut access)
 }

@@ -1,5 +1,7 @@
 //! `manifest.json`: what each technique is, and what stops it.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// The manifest's text.
@@ -83,6 +85,15 @@ pub struct Requires {
     pub not_on: Vec<String>,
 }
 
+impl Entry {
+    /// The hook that stops it, if it is one of guard's kernel programs.
+    #[must_use]
+    pub fn hook(&self) -> Option<&str> {
+        let by = &self.stopped_by;
+        by.strip_prefix("lsm/").or(by.strip_prefix("cgroup/"))
+    }
+}
+
 impl Requires {
     /// Whether a kernel of this release has not got it.
     #[must_use]
@@ -102,6 +113,15 @@ impl Requires {
 /// When it is not as these types say.
 pub fn read() -> Result<Manifest, serde_json::Error> {
     serde_json::from_str(TEXT)
+}
+
+/// `left-out.json`: what comes of a technique where the hook that stops it is
+/// left out. Any of several outcomes, where kernels differ.
+///
+/// # Errors
+/// When it is no such list.
+pub fn left_out() -> Result<BTreeMap<String, Vec<String>>, serde_json::Error> {
+    serde_json::from_str(include_str!("../left-out.json"))
 }
 
 #[cfg(test)]
@@ -143,6 +163,15 @@ mod tests {
             assert!(!entry.stopped_by.is_empty(), "{name}");
             assert_eq!(entry.events.is_empty(), entry.no_event.is_some(), "{name}");
         }
+    }
+
+    #[test]
+    fn what_each_hook_stops_is_tried_without_it() {
+        let listed: BTreeSet<String> = left_out().unwrap().into_keys().collect();
+        let stopped = read().unwrap().techniques;
+        let stopped = stopped.iter().filter(|e| e.hook().is_some());
+        let stopped: BTreeSet<String> = stopped.map(|e| e.name.clone()).collect();
+        assert_eq!(listed, stopped);
     }
 
     #[test]

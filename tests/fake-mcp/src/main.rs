@@ -5,13 +5,11 @@
 //! fake-mcp [--ignore-eof] [--ignore-term] [--leave-child]   the server
 //! fake-mcp --echo                                           answers each call with its parameters
 //! fake-mcp --read-later PATH MS OUT                         (started by fork_and_read_later)
-//! fake-mcp --drain WIRE CONTROL          takes a relay's records, as a supervisor would
 //! fake-mcp --launch RELAY JSON WIRE CONTROL SLOT KILL -- COMMAND…
 //!                                 starts a relay as guard's launcher does
 //! ```
 //! Static: `RUSTFLAGS="-C target-feature=+crt-static" cargo build -p fake-mcp`.
 
-mod drain;
 mod echo;
 mod launch;
 mod limits;
@@ -25,7 +23,6 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["--echo"] => echo::run(),
-        ["--drain", wire, control] => drain::run(wire, control),
         ["--read-later", path, ms, out] => tools::read_later(path, ms, out),
         [
             "--launch",

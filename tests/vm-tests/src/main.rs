@@ -23,6 +23,8 @@ mod equivalence;
 #[allow(unreachable_pub)]
 mod hooks;
 #[allow(unreachable_pub)]
+mod remembered;
+#[allow(unreachable_pub)]
 mod sandbox;
 #[allow(unreachable_pub)]
 mod servers;
@@ -34,6 +36,7 @@ mod walls;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
+use aya::programs::loaded_programs;
 use guard_daemon::kernel::Kernel;
 
 /// A test: its name and what it does. The kernel side is loaded once and
@@ -41,8 +44,6 @@ use guard_daemon::kernel::Kernel;
 type Test = (&'static str, fn(&mut Kernel));
 
 /// A test of `guard run` as a whole, whose supervisor loads the kernel side.
-/// These run first: as long as this program has the kernel side, or its pins
-/// are there, a supervisor would take it over instead.
 type Whole = (&'static str, fn());
 
 fn whole_tests() -> Vec<Whole> {
@@ -56,6 +57,7 @@ fn whole_tests() -> Vec<Whole> {
 fn tests() -> Vec<Test> {
     let mut all = Vec::new();
     all.extend_from_slice(hooks::TESTS);
+    all.extend_from_slice(remembered::TESTS);
     all.extend_from_slice(equivalence::TESTS);
     all
 }
@@ -76,24 +78,33 @@ fn main() -> ExitCode {
         if ok { passed += 1 } else { failed += 1 }
     };
     let word = |n: usize| std::env::args().nth(n).unwrap_or_default();
-    let stress = ["bypass", "race", "syscalls"].contains(&filter.as_str());
     // `kernel` stands for all that need no `guard` in the guest.
     let kernel_only = filter == "kernel";
-    let wholes: Vec<Whole> = whole_tests()
+    let stress = ["bypass", "left-out", "race", "syscalls"].contains(&filter.as_str());
+    // First, and taken down at the end: a supervisor would take over what is
+    // loaded, and the last supervisor of what follows takes down its own.
+    let of_kernel: Vec<Test> = tests()
         .into_iter()
-        .filter(|(name, _)| !kernel_only && name.contains(&filter))
+        .filter(|(name, _)| kernel_only || (!stress && name.contains(&filter)))
         .collect();
-    for (name, test) in &wholes {
-        tell(name, apart(*test));
+    if !of_kernel.is_empty() {
+        on_the_kernel(&of_kernel, &mut tell);
+    }
+    for (name, test) in whole_tests() {
+        if !kernel_only && !stress && name.contains(&filter) {
+            tell(name, apart(test));
+        }
     }
     // `vm-tests bypass [TECHNIQUE]`, `race SECONDS`, `syscalls SECONDS SEED`.
-    // By name only: their last supervisor stays for a moment, and would take
-    // down what the tests of the kernel side load next.
-    let wanted = |suite: &str| filter == suite;
+    let wanted = |suite: &str| filter.is_empty() || filter == suite;
     let seconds = word(2).parse().unwrap_or(30);
     if wanted("bypass") {
         let technique = if stress { word(2) } else { String::new() };
         bypass_suite::run(&technique, &mut tell);
+    }
+    // `vm-tests left-out [HOOK]`, which starts guard for each hook: by name only.
+    if filter == "left-out" {
+        bypass_suite::left_out::run(&word(2), &mut tell);
     }
     if wanted("race") {
         bypass_suite::race::run(seconds, &mut tell);
@@ -101,32 +112,54 @@ fn main() -> ExitCode {
     if wanted("syscalls") {
         bypass_suite::fuzz::run(seconds, word(3).parse().unwrap_or(1), &mut tell);
     }
-    let tests: Vec<Test> = tests()
-        .into_iter()
-        .filter(|(name, _)| kernel_only || name.contains(&filter))
-        .collect();
-    if !stress && (!tests.is_empty() || wholes.is_empty()) {
-        match Kernel::load_or_adopt() {
-            Ok(mut kernel) => {
-                tell("load", true);
-                print_costs(&kernel);
-                for (name, test) in tests {
-                    let ok = catch_unwind(AssertUnwindSafe(|| test(&mut kernel))).is_ok();
-                    tell(name, ok);
-                }
-            }
-            Err(error) => {
-                println!("{error}\n{error:?}");
-                tell("load", false);
-            }
-        }
-    }
     println!("{passed} passed, {failed} failed");
     if failed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// Loads the kernel side, runs tests of it, and takes it down again.
+fn on_the_kernel(tests: &[Test], tell: &mut impl FnMut(&str, bool)) {
+    let mut kernel = match Kernel::load_or_adopt() {
+        Ok(kernel) => kernel,
+        Err(error) => {
+            println!("{error}\n{error:?}");
+            return tell("load", false);
+        }
+    };
+    tell("load", true);
+    print_costs(&kernel);
+    for (name, test) in tests {
+        let ok = catch_unwind(AssertUnwindSafe(|| test(&mut kernel))).is_ok();
+        tell(name, ok);
+    }
+    let costs = kernel.costs().iter();
+    let names: Vec<String> = costs.map(|cost| cost.name.clone()).collect();
+    let down = kernel.teardown();
+    if let Err(error) = &down {
+        println!("{error}");
+    }
+    tell("teardown", down.is_ok() && nothing_loaded(&names));
+}
+
+/// Whether all of these programs are gone in the end. What is unpinned is freed
+/// after some grace periods of RCU.
+fn nothing_loaded(names: &[String]) -> bool {
+    for _ in 0..100 {
+        let left: Vec<String> = loaded_programs()
+            .flatten()
+            .filter_map(|program| Some(program.name_as_str()?.to_owned()))
+            .filter(|name| names.iter().any(|ours| ours.starts_with(name.as_str())))
+            .collect();
+        if left.is_empty() {
+            return true;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    println!("programs that nobody has pinned are still there");
+    false
 }
 
 /// Runs a test in a process of its own, which a panic may end.

@@ -14,6 +14,12 @@ pub const TESTS: &[Whole] = &[
     ("servers::filesystem", filesystem),
     ("servers::everything", everything),
     ("servers::git", git),
+    ("servers::npm_works", npm_works),
+    (
+        "servers::a_virtual_environment_works",
+        a_virtual_environment_works,
+    ),
+    ("servers::git_clones", git_clones),
 ];
 
 /// Opens the session and requires these tools of the server.
@@ -141,4 +147,77 @@ fn git() {
         json!(["read"]),
         Some("git_add"),
     );
+}
+
+/// A directory of the user's, empty.
+fn workplace(at: &str) {
+    let _ = std::fs::remove_dir_all(at);
+    std::fs::create_dir_all(at).expect("make a directory");
+    std::os::unix::fs::chown(at, Some(1000), Some(1000)).expect("give it to the user");
+}
+
+/// Runs a program that is no MCP server to its end, which must be a good one.
+fn works(name: &str, policy: &str, command: &[&str]) {
+    let run = Run {
+        server: command,
+        ..Run::fake(name, policy)
+    };
+    let trail = run.start().end();
+    assert!(trail.verified());
+}
+
+fn npm_works() {
+    works(
+        "npm",
+        "version = 1\ninclude = [\"node\"]\n",
+        &["npm", "--version"],
+    );
+    nothing_left();
+}
+
+fn a_virtual_environment_works() {
+    let at = "/srv/venv";
+    workplace(at);
+    let policy = "version = 1\ninclude = [\"python\"]\n[files]\n\
+        read = [\"/srv/venv/**\"]\nwrite = [\"/srv/venv/**\"]\nexec = [\"/usr/bin/python3*\"]\n";
+    let make = ["python3", "-m", "venv", "--without-pip", "/srv/venv/env"];
+    works("venv-make", policy, &make);
+    let found = std::fs::read_dir("/srv/venv/env/lib")
+        .expect("the environment's packages")
+        .flatten()
+        .next();
+    let package = found.expect("a version").path().join("site-packages/own");
+    std::fs::create_dir_all(&package).expect("make a package");
+    std::fs::write(package.join("__init__.py"), "ANSWER = 42\n").expect("write a package");
+    // Its own include must do here: no rule names the environment.
+    let import = "import sys, json, own; \
+        assert own.ANSWER == 42 and sys.prefix != sys.base_prefix, sys.prefix";
+    let python = ["/srv/venv/env/bin/python", "-c", import];
+    works("venv-use", "version = 1\ninclude = [\"python\"]\n", &python);
+    nothing_left();
+}
+
+fn git_clones() {
+    let (from, to) = ("/srv/clone-from", "/srv/clone-to");
+    workplace(from);
+    workplace(to);
+    let script = "set -e; git init -q -b main
+        git config user.name T; git config user.email t@localhost
+        echo one > file.txt; git add .; git commit -q -m first";
+    let made = Command::new("sh")
+        .args(["-c", script])
+        .current_dir(from)
+        .env("HOME", "/home/user")
+        .uid(1000)
+        .gid(1000)
+        .status();
+    assert!(made.expect("start sh").success());
+    let policy = "version = 1\ninclude = [\"git\"]\n[files]\n\
+        read = [\"/srv/clone-{from,to}/**\"]\nwrite = [\"/srv/clone-to/**\"]\n\
+        exec = [\"/usr/bin/{sh,dash}\"]\n";
+    let clone = ["git", "clone", "--quiet", from, "/srv/clone-to/it"];
+    works("clone", policy, &clone);
+    let cloned = std::fs::read("/srv/clone-to/it/file.txt").expect("the clone's file");
+    assert_eq!(cloned, b"one\n");
+    nothing_left();
 }

@@ -1,15 +1,18 @@
-//! `cargo xtask bench proxy`: what guard's relay costs a message, beside a
-//! relay that does nothing (`cat | SERVER | cat`). Gateway-only, native, the
-//! server answers each call with its own parameters. Everything is measured in
+//! `cargo xtask bench proxy`: what `guard run` costs a message, with its
+//! supervisor and its trail, beside a relay that does nothing
+//! (`cat | SERVER | cat`). Gateway-only, native, the server answers each call
+//! with its own parameters. Everything is measured in
 //! alternating rounds of one run: only ratios mean anything.
 //!
 //! Targets: a round trip of 1 KB through guard adds at most twice what two
 //! cats add; 1 MB messages pass at no less than half of the cats' throughput.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -82,7 +85,6 @@ struct Pipeline {
     children: Vec<Child>,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
-    _dir: Option<Scratch>,
 }
 
 /// A directory that goes away.
@@ -94,11 +96,15 @@ impl Drop for Scratch {
     }
 }
 
-/// The programs that were built.
+/// The programs that were built, where every user can run them.
 struct Programs {
     fake: PathBuf,
-    relay: PathBuf,
+    guard: PathBuf,
+    dir: Scratch,
 }
+
+/// Runs guard where this is root, who needs a policy that names a user.
+const NOBODY: u32 = 65534;
 
 fn piped(command: &mut Command) -> Result<Child> {
     command
@@ -116,8 +122,8 @@ impl Pipeline {
     fn start(side: Side, programs: &Programs) -> Result<Self> {
         let mut server = Command::new(&programs.fake);
         server.arg("--echo");
-        let (children, dir) = match side {
-            Side::Direct => (vec![piped(&mut server)?], None),
+        let mut children = match side {
+            Side::Direct => vec![piped(&mut server)?],
             Side::Cats => {
                 let mut first = piped(&mut Command::new("cat"))?;
                 let mut middle = server
@@ -128,61 +134,37 @@ impl Pipeline {
                     .stdin(taken(middle.stdout.take())?)
                     .stdout(Stdio::piped())
                     .spawn()?;
-                (vec![first, middle, last], None)
+                vec![first, middle, last]
             }
             Side::Guard => Self::guard(programs)?,
         };
-        let mut children: Vec<Child> = children;
         let input = children.first_mut().and_then(|c| c.stdin.take());
         let output = taken(children.last_mut().and_then(|c| c.stdout.take()))?;
         Ok(Self {
             children,
             input,
             output: BufReader::with_capacity(1 << 16, output),
-            _dir: dir,
         })
     }
 
-    /// The relay, with another process that takes its records as the supervisor would.
-    fn guard(programs: &Programs) -> Result<(Vec<Child>, Option<Scratch>)> {
-        let name = format!("guard-bench-{}-{:?}", std::process::id(), Instant::now());
-        let name: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
-        let dir = Scratch(std::env::temp_dir().join(name));
-        std::fs::create_dir(&dir.0).with_context(|| dir.0.display().to_string())?;
-        let (wire, control) = (dir.0.join("wire"), dir.0.join("control"));
-        let supervisor = piped(
-            Command::new(&programs.fake)
-                .arg("--drain")
-                .args([&wire, &control]),
-        )?;
-        let since = Instant::now();
-        while !(wire.exists() && control.exists()) {
-            ensure!(
-                since.elapsed() < Duration::from_secs(5),
-                "--drain does not listen"
-            );
-            std::thread::sleep(Duration::from_millis(5));
+    /// `guard run` as an ordinary user has it, with its supervisor and its trail.
+    fn guard(programs: &Programs) -> Result<Vec<Child>> {
+        let mut command = Command::new(&programs.guard);
+        let dir = &programs.dir.0;
+        command
+            .args(["run", "--enforcement", "gateway-only", "--audit-file"])
+            .arg(dir.join("audit.jsonl"))
+            .arg("--")
+            .arg(&programs.fake)
+            .arg("--echo")
+            .current_dir(dir)
+            .env("HOME", dir)
+            .env("XDG_RUNTIME_DIR", dir)
+            .stderr(Stdio::null());
+        if std::fs::metadata("/proc/self")?.uid() == 0 {
+            command.uid(NOBODY).gid(NOBODY);
         }
-        let config = serde_json::json!({
-            "sandbox": 1, "token": "", "server_pid": 0, "call_sets": 0,
-            "gateway_only": true, "reconnect": null});
-        let null = Path::new("/dev/null");
-        let relay = piped(
-            Command::new(&programs.fake)
-                .arg("--launch")
-                .arg(&programs.relay)
-                .arg(config.to_string())
-                .args([&wire, &control])
-                .args([null, null])
-                .arg("--")
-                .arg(&programs.fake)
-                .arg("--echo"),
-        )?;
-        // The first child has the input, the last the output.
-        let mut children = vec![relay, supervisor];
-        let output = children[0].stdout.take();
-        children[1].stdout = output;
-        Ok((children, Some(dir)))
+        Ok(vec![piped(&mut command)?])
     }
 
     fn send(&mut self, line: &[u8]) -> Result<()> {
@@ -278,16 +260,24 @@ fn build() -> Result<Programs> {
     process::run(
         Command::new(cargo)
             .current_dir(crate::project())
-            .args(["build", "--quiet", "--release", "-p", "fake-mcp"])
-            .args(["--bin", "fake-mcp", "--example", "relay"]),
+            .args(["build", "--quiet", "--release", "--locked"])
+            .args(["-p", "fake-mcp", "-p", "guard-daemon", "--bins"]),
     )?;
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| crate::project().join("target"), PathBuf::from);
-    let release = target.join("release");
-    Ok(Programs {
-        fake: release.join("fake-mcp"),
-        relay: release.join("examples/relay"),
-    })
+    let dir = Scratch(std::env::temp_dir().join(format!("guard-bench-{}", std::process::id())));
+    let open = std::fs::Permissions::from_mode(0o777);
+    std::fs::create_dir(&dir.0)
+        .and_then(|()| std::fs::set_permissions(&dir.0, open))
+        .with_context(|| dir.0.display().to_string())?;
+    let copy = |name: &str| -> Result<PathBuf> {
+        let to = dir.0.join(name);
+        std::fs::copy(target.join("release").join(name), &to)
+            .with_context(|| format!("copy {name}"))?;
+        Ok(to)
+    };
+    let (fake, guard) = (copy("fake-mcp")?, copy("guard")?);
+    Ok(Programs { fake, guard, dir })
 }
 
 /// Measures, prints, and says by the exit status whether both targets are met.

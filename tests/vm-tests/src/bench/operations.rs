@@ -2,8 +2,15 @@
 
 use std::ffi::CString;
 
-/// Times that an operation is measured; the least counts.
-const BATCHES: usize = 40;
+/// Times that an operation is measured, at least and at most.
+const BATCHES: std::ops::RangeInclusive<usize> = 40..=4000;
+/// Batches that must agree on the least cost: what only disturbed ones came to
+/// does not repeat.
+const AGREEING: usize = 5;
+/// To one part in how many.
+const SAME: i32 = 500;
+/// The same for a new process, whose memory is laid out anew each time.
+const ALIKE: i32 = 50;
 
 /// An operation.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -71,15 +78,27 @@ fn now() -> i64 {
     time.tv_sec * 1_000_000_000 + time.tv_nsec
 }
 
-/// The least cost of one time, over batches of `times`, after one to warm up.
-fn least(times: usize, mut before: impl FnMut(), mut each: impl FnMut(usize)) -> i32 {
-    let costs = (0..=BATCHES).map(|_| {
+/// The least cost of one time on which batches of `times` agree, to one part in
+/// `spread`, after one to warm up.
+fn least(times: usize, spread: i32, mut before: impl FnMut(), mut each: impl FnMut(usize)) -> i32 {
+    let mut batch = || {
         before();
         let start = now();
         (0..times).for_each(&mut each);
-        (now() - start) / times as i64
-    });
-    costs.skip(1).min().expect("some batches") as i32
+        ((now() - start) / times as i64) as i32
+    };
+    batch();
+    let mut costs = Vec::new();
+    while costs.len() < *BATCHES.end() {
+        costs.push(batch());
+        let least = *costs.iter().min().expect("one at least");
+        let near = least + 1 + least / spread;
+        let agreeing = costs.iter().filter(|cost| **cost <= near).count();
+        if costs.len() >= *BATCHES.start() && agreeing >= AGREEING {
+            return least;
+        }
+    }
+    panic!("no {AGREEING} of {} batches agree", costs.len())
 }
 
 impl Operation {
@@ -91,6 +110,7 @@ impl Operation {
                 let path = c(format!("{directory}/file.txt"));
                 least(
                     100,
+                    SAME,
                     || (),
                     |_| {
                         // SAFETY: a NUL-terminated path; closed at once.
@@ -106,6 +126,7 @@ impl Operation {
                 let path = c(format!("{directory}/file.txt"));
                 least(
                     100,
+                    SAME,
                     || (),
                     |_| {
                         // SAFETY: a NUL-terminated path and a live struct.
@@ -123,6 +144,7 @@ impl Operation {
                 ];
                 least(
                     100,
+                    SAME,
                     || (),
                     |n| {
                         let (from, to) = (&names[n % 2], &names[(n + 1) % 2]);
@@ -146,7 +168,7 @@ impl Operation {
                         }
                     }
                 };
-                least(names.len(), make, |n| {
+                least(names.len(), SAME, make, |n| {
                     // SAFETY: a NUL-terminated path.
                     let removed = unsafe { libc::unlink(names[n].as_ptr()) };
                     assert_eq!(removed, 0, "the measured unlink is allowed");
@@ -155,7 +177,7 @@ impl Operation {
             Self::Execve => {
                 let program = c(format!("{directory}/exit.elf"));
                 let argv = [program.as_ptr(), std::ptr::null()];
-                least(10, || (), |_| execute(&program, &argv))
+                least(10, ALIKE, || (), |_| execute(&program, &argv))
             }
             Self::Connect => connect(),
         }
@@ -194,6 +216,7 @@ fn connect() -> i32 {
     assert!(socket >= 0, "the measured socket is allowed");
     least(
         100,
+        SAME,
         || (),
         |_| {
             // SAFETY: a live address of the length that is given.

@@ -103,7 +103,7 @@ pub fn judge(
 }
 
 /// Whether it reached its goal, by what can be seen.
-fn succeeded(goal: Goal, control: &Observation) -> bool {
+pub fn succeeded(goal: Goal, control: &Observation) -> bool {
     let claimed = control.report.as_ref().is_some_and(|r| r.status == 0);
     claimed
         && match goal {
@@ -115,7 +115,7 @@ fn succeeded(goal: Goal, control: &Observation) -> bool {
 }
 
 /// Whether an event is this technique's: by process, parent or path.
-fn belongs(event: &Value, entry: &Entry, guarded: &Observation) -> bool {
+pub fn belongs(event: &Value, entry: &Entry, guarded: &Observation) -> bool {
     let pid = guarded.report.as_ref().map(|r| r.pid);
     let is = |key: &str| pid.is_some() && event["process"][key].as_u64() == pid.map(u64::from);
     is("pid")
@@ -146,7 +146,8 @@ fn describe_expected(expected: &Expected) -> String {
     )
 }
 
-fn describe(event: &Value) -> String {
+/// An event in short.
+pub fn describe(event: &Value) -> String {
     let word = |key: &str| event[key].as_str().unwrap_or("-").to_owned();
     let reason = match (&event["rule"], &event["reason"]) {
         (_, Value::String(reason)) => reason.clone(),

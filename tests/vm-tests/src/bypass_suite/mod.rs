@@ -5,6 +5,7 @@
 pub mod fuzz;
 mod host;
 mod judge;
+pub mod left_out;
 mod phase;
 pub mod race;
 mod stress;
