@@ -167,7 +167,14 @@ pub struct Directory {
     pub stamp: u64,
     /// The tag without the state after, while the entry is being written.
     pub reserved: u64,
+    /// Bytes of `text`, 0 when the path from here on was not recorded.
+    pub recorded: u64,
+    /// The path from here on, as events hold it: leaf first.
+    pub text: [u64; DIRECTORY_WORDS],
 }
+
+/// Words of the longest path that is kept with a directory.
+pub const DIRECTORY_WORDS: usize = 23;
 
 /// The directories of one sandbox.
 pub type Directories = [u64; DIRECTORY_ENTRIES * size_of::<Directory>() / 8];
@@ -213,7 +220,7 @@ pub const MAX_HARD_LINKS: u32 = 1 << 16;
 
 const _: () = assert!(size_of::<Scratch>() == 8192 && SCRATCHES.is_power_of_two());
 const _: () = assert!(size_of::<Slot>() == SLOT_SIZE);
-const _: () = assert!(size_of::<Directory>() == 64 && DIRECTORY_ENTRIES.is_power_of_two());
+const _: () = assert!(size_of::<Directory>() == 256 && DIRECTORY_ENTRIES.is_power_of_two());
 const _: () = assert!(size_of::<SandboxEntry>() == 48);
 const _: () = assert!(size_of::<Cell>() == 64 && GROUPS.is_power_of_two());
 const _: () = assert!(size_of::<Config>() == 16);

@@ -13,13 +13,13 @@
 
 use guard_common::event::Reason;
 use guard_common::limits::{DIRECTORY_ENTRIES, MAX_PATH, MAX_SANDBOXES};
-use guard_common::sandbox::{Directories, Directory};
+use guard_common::sandbox::{DIRECTORY_WORDS, Directories, Directory};
 
-use crate::kernel::{Object, bounded, cast, current, distance, fact, load};
-use crate::maps::DIRECTORIES;
+use crate::kernel::{Object, bounded, cast, current, distance, fact, load, store64};
+use crate::maps::{DIRECTORIES, SCRATCH};
 use crate::memory;
 use crate::subject::Subject;
-use crate::walk::Walk;
+use crate::walk::{NOWHERE, Walk};
 
 /// `s_magic` (include/uapi/linux/magic.h).
 const EXT: u64 = 0xef53;
@@ -110,6 +110,37 @@ impl Key {
         }
     }
 
+    /// As [`Self::look`], for a path that is to be recorded: what the entry has
+    /// of it is put into the scratch record's payload from `at` on.
+    #[inline(always)]
+    pub fn look_and_record(&self, slot: u32, payload: *mut u8, at: u64) -> u64 {
+        let found = self.look(slot);
+        let entry = self.entry(slot);
+        // SAFETY: as in `look`; the payload has room for a whole path from any
+        // place on it, and for a word behind.
+        unsafe {
+            let tag = core::ptr::read_volatile(&raw const (*entry).tag);
+            let recorded = core::ptr::read_volatile(&raw const (*entry).recorded);
+            if found == UNKNOWN || recorded != found >> 16 {
+                return UNKNOWN;
+            }
+            let mut word = 0;
+            while word < DIRECTORY_WORDS {
+                if recorded <= 8 * word as u64 {
+                    break;
+                }
+                let text = (&raw const (*entry).text).cast::<u64>().add(word);
+                let at = bounded::<{ MAX_PATH as i32 - 1 }>(at + 8 * word as u64);
+                store64(payload.add(at as usize), core::ptr::read_volatile(text));
+                word += 1;
+            }
+            if core::ptr::read_volatile(&raw const (*entry).tag) != tag {
+                return UNKNOWN;
+            }
+        }
+        found
+    }
+
     /// Where the path from the directory on leads, if that was fed to the end
     /// before: the state, and above it the bytes. Else [`UNKNOWN`].
     #[inline(always)]
@@ -173,7 +204,8 @@ pub const UNKNOWN: u64 = u64::MAX;
 
 /// Looks up the directory that a walk has come to. If its path was fed to the
 /// end before, so is the walk's; else an entry may be this program's to fill
-/// in. A function of its own, for its frame.
+/// in. What is recorded must be walked to the end. A function of its own, for
+/// its frame.
 #[inline(never)]
 pub extern "C" fn find(subject: *const Subject, walk: *mut Walk, stamp: u64) -> *mut Directory {
     // SAFETY: both are on the stack of a caller.
@@ -187,7 +219,11 @@ pub extern "C" fn find(subject: *const Subject, walk: *mut Walk, stamp: u64) -> 
         state,
         stamp,
     );
-    let found = key.look(subject.slot);
+    let found = if walk.scratch == NOWHERE {
+        key.look(subject.slot)
+    } else {
+        UNKNOWN
+    };
     if found == UNKNOWN {
         return key.take(subject.slot, walk.len);
     }
@@ -209,11 +245,45 @@ pub fn remember(entry: *mut Directory, walk: &Walk) {
     unsafe {
         let before = core::ptr::read_volatile(&raw const (*entry).generation);
         let len = (walk.len as u64).wrapping_sub(before >> 32);
+        let recorded = if walk.scratch == NOWHERE {
+            0
+        } else {
+            keep_text(entry, walk.scratch as u64, before >> 32, len)
+        };
+        core::ptr::write_volatile(&raw mut (*entry).recorded, recorded);
         let generation = before & 0xffff_ffff | len << 32;
         core::ptr::write_volatile(&raw mut (*entry).generation, generation);
         let tag = core::ptr::read_volatile(&raw const (*entry).reserved) | walk.state as u64;
         core::ptr::write_volatile(&raw mut (*entry).tag, tag);
     }
+}
+
+/// Keeps `len` bytes of what was recorded, from `at` on. Returns how many it
+/// kept: all, or none where they are too many.
+///
+/// # Safety
+/// `entry` is one that `find` has taken.
+#[inline(always)]
+unsafe fn keep_text(entry: *mut Directory, scratch: u64, at: u64, len: u64) -> u64 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(scratch as u32) else {
+        return 0;
+    };
+    if len > 8 * DIRECTORY_WORDS as u64 {
+        return 0;
+    }
+    // SAFETY: by contract, and as in `look_and_record`.
+    unsafe {
+        let payload = (&raw const (*scratch).payload).cast::<u8>();
+        let mut word = 0;
+        while word < DIRECTORY_WORDS {
+            let at = bounded::<{ MAX_PATH as i32 - 1 }>(at + 8 * word as u64);
+            let bytes = payload.add(at as usize).cast::<u64>().read_unaligned();
+            let text = (&raw mut (*entry).text).cast::<u64>().add(word);
+            core::ptr::write_volatile(text, bytes);
+            word += 1;
+        }
+    }
+    len
 }
 
 /// Gives an entry back.

@@ -34,7 +34,7 @@ const NO_WAKEUP: u64 = 1;
 const FORCE_WAKEUP: u64 = 2;
 /// `BPF_RB_AVAIL_DATA`.
 const AVAILABLE: u64 = 0;
-/// Bytes of unread allows at which the reader is woken.
+/// The reader is woken each time that this many bytes of allows more are unread.
 const WAKE_AT: u64 = 512 << 10;
 
 /// A number that the compiler does not know: it would make one call of memset
@@ -311,7 +311,9 @@ fn write(
     unsafe {
         let header = if few { start.add(SKIPPED) } else { start };
         let calls = header.add(size_of::<EventHeader>()).cast::<u64>();
-        let epoch = if few {
+        let epoch = if in_flight == 0 {
+            core::ptr::read_volatile(&raw const (*page).epoch)
+        } else if few {
             copy_few_calls(page, calls)
         } else {
             copy_many_calls(page, calls)
@@ -340,7 +342,7 @@ fn write(
         } else {
             let ring = (&raw const ALLOWS).cast_mut().cast::<c_void>();
             let unread = bpf_ringbuf_query(ring, AVAILABLE);
-            let wake = if unread > WAKE_AT {
+            let wake = if unread / WAKE_AT != (unread + len) / WAKE_AT {
                 FORCE_WAKEUP
             } else {
                 NO_WAKEUP

@@ -13,17 +13,18 @@ use crate::dfa::{Feeder, word_of};
 use crate::directories::{self, Key, UNKNOWN};
 use crate::emit::Access;
 use crate::judge::{ALLOWED, DECIDED, Place, RACED, allows, finish, is_control, is_plain, run};
-use crate::kernel::{cast, fact, inline_word, load, offset};
+use crate::kernel::{bounded, cast, fact, inline_word, load, offset, store64};
+use crate::maps::SCRATCH;
 use crate::subject::Subject;
 use crate::walk::{self, NOWHERE, WALKING, Walk, mount_of, process_on};
 
 /// Words of the longest name that [`known`] takes.
 const WORDS: u32 = 4;
 /// Steps of a leaf's name that is followed by a look at its directory.
-const LEAF_STEPS: u32 = 8;
+const LEAF_STEPS: u32 = 3;
 
 /// As [`crate::judge::attempt_direct`], for the first attempt. The next one is
-/// a careful one. May also come to [`ALLOWED`].
+/// a careful one.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn attempt_fast(
@@ -35,42 +36,83 @@ pub extern "C" fn attempt_fast(
         return DECIDED;
     }
     // SAFETY: all are on the stack of a caller.
+    unsafe { walked(&*place, &*subject, &mut *access) }
+}
+
+/// An attempt before that one, for the operations that are many: it walks
+/// nowhere, but knows or does not know the directory. May come to [`ALLOWED`],
+/// and to [`UNKNOWN`]. A function of its own, which only few programs have to
+/// have verified.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn attempt_known(
+    place: *const Place,
+    subject: *const Subject,
+    access: *mut Access,
+) -> u64 {
+    if fact!(RenameLock) == 0 || place.is_null() || subject.is_null() || access.is_null() {
+        return UNKNOWN;
+    }
+    // SAFETY: all are on the stack of a caller.
     let (place, subject, access) = unsafe { (&*place, &*subject, &mut *access) };
-    if place.dentry.is_null() || place.vfsmount.is_null() {
-        return DECIDED;
+    if place.dentry.is_null()
+        || place.vfsmount.is_null()
+        || access.forced != 0
+        || !directories::is_local(place.magic)
+    {
+        return UNKNOWN;
     }
     let Some(feeder) = Feeder::of(subject) else {
-        return DECIDED;
+        return UNKNOWN;
     };
     let stamp = directories::stamp();
     if !directories::is_quiet(stamp) {
-        access.reason = Reason::Raced as u8;
-        return RACED;
+        return UNKNOWN;
     }
-    if access.bits & FileAccess::Write.bit() != 0 && is_control(place.magic) {
-        access.forced = Reason::CgroupFilesystem as u8;
+    let state = if access.scratch == NOWHERE {
+        known(place, subject, &feeder, stamp, core::ptr::null_mut())
+    } else {
+        known_and_recorded(place, subject, access, &feeder, stamp)
+    };
+    if state == UNKNOWN || directories::stamp() != stamp {
+        return UNKNOWN;
     }
-    // What is recorded must be walked.
-    let local = access.scratch == NOWHERE && directories::is_local(place.magic);
-    if local && access.forced == 0 {
-        let state = known(place, subject, &feeder, stamp);
-        if state != UNKNOWN && directories::stamp() == stamp {
-            return if is_plain(subject, access)
-                && allows(subject.base, access.bits, state, subject.active)
-            {
-                ALLOWED
-            } else {
-                state
-            };
-        }
+    if is_plain(subject, access) && allows(subject.base, access.bits, state, subject.active) {
+        ALLOWED
+    } else {
+        state
     }
-    walked(place, subject, access, feeder, stamp, local)
+}
+
+/// As [`known`], with the path in the access's scratch record.
+#[inline(always)]
+fn known_and_recorded(
+    place: &Place,
+    subject: &Subject,
+    access: &mut Access,
+    feeder: &Feeder,
+    stamp: u64,
+) -> u64 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(access.scratch) else {
+        return UNKNOWN;
+    };
+    // SAFETY: a live map value, which is this program's.
+    let payload = unsafe { (&raw mut (*scratch).payload).cast::<u8>() };
+    let found = known(place, subject, feeder, stamp, payload);
+    if found == UNKNOWN {
+        return UNKNOWN;
+    }
+    access.payload_len = (found >> 16) as u32;
+    access.flags = 0;
+    found & 0xffff
 }
 
 /// The state for the whole path, if its directory is known and its last name
-/// is a short one. It is fed as [`walk::step`] does it.
+/// is a short one. It is fed as [`walk::step`] does it. With a payload to
+/// record the path in, its bytes are above the state.
 #[inline(always)]
-fn known(place: &Place, subject: &Subject, feeder: &Feeder, stamp: u64) -> u64 {
+fn known(place: &Place, subject: &Subject, feeder: &Feeder, stamp: u64, payload: *mut u8) -> u64 {
+    let records = !payload.is_null();
     let dentry = cast(place.dentry as u64, fact!(DentryType));
     let mount = mount_of::<true>(place.vfsmount);
     let len = load!(dentry, dentry_name_len as u32);
@@ -89,6 +131,10 @@ fn known(place: &Place, subject: &Subject, feeder: &Feeder, stamp: u64) -> u64 {
                 let left = (len - 8 * $word) as u64;
                 let bytes = word_of(inline_word::<$word>(dentry), left);
                 state = zero.plus(feeder.word(state, bytes));
+                if records {
+                    // SAFETY: the payload is longer than any name that comes here.
+                    unsafe { store64(payload.add(8 * $word), bytes) };
+                }
             }
         };
     }
@@ -102,31 +148,51 @@ fn known(place: &Place, subject: &Subject, feeder: &Feeder, stamp: u64) -> u64 {
         return UNKNOWN;
     }
     let key = Key::of(subject, parent, mount, feeder.table, state, stamp);
-    let found = key.look(subject.slot);
-    if found == UNKNOWN || (found >> 16) + len as u64 + 1 > MAX_PATH as u64 {
+    let before = len as u64 + 1;
+    let found = if records {
+        let end = bounded::<0x3f>(len as u64);
+        // SAFETY: as above.
+        unsafe { store64(payload.add(end as usize), b'/' as u64) };
+        key.look_and_record(subject.slot, payload, before)
+    } else {
+        key.look(subject.slot)
+    };
+    let whole = (found >> 16) + before;
+    if found == UNKNOWN || whole > MAX_PATH as u64 {
         return UNKNOWN;
     }
-    found & 0xffff
+    if records {
+        whole << 16 | found & 0xffff
+    } else {
+        found & 0xffff
+    }
 }
 
 /// Walks the whole path, and remembers its directory.
 #[inline(always)]
-fn walked(
-    place: &Place,
-    subject: &Subject,
-    access: &mut Access,
-    feeder: Feeder,
-    stamp: u64,
-    local: bool,
-) -> u64 {
+fn walked(place: &Place, subject: &Subject, access: &mut Access) -> u64 {
     let zero = subject.zero;
+    if place.dentry.is_null() || place.vfsmount.is_null() {
+        return DECIDED;
+    }
+    let Some(feeder) = Feeder::of(subject) else {
+        return DECIDED;
+    };
+    let stamp = directories::stamp();
+    if !directories::is_quiet(stamp) {
+        access.reason = Reason::Raced as u8;
+        return RACED;
+    }
+    if access.bits & FileAccess::Write.bit() != 0 && is_control(place.magic) {
+        access.forced = Reason::CgroupFilesystem as u8;
+    }
     let dentry = cast(place.dentry as u64, fact!(DentryType));
     let mount = mount_of::<true>(place.vfsmount);
     let mut walk = Walk::new::<true>(zero, dentry, mount, feeder);
     walk.scratch = access.scratch;
     walk.process = process_on(zero, place.magic);
     let mut entry = core::ptr::null_mut::<Directory>();
-    if local {
+    if directories::is_local(place.magic) {
         let mut steps = 0;
         let mut ended = zero.plus(0);
         while steps < LEAF_STEPS {

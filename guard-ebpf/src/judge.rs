@@ -10,8 +10,9 @@ use guard_common::sandbox::{HardLink, SANDBOX_LINKS, SANDBOX_LOG_ALLOWS};
 use guard_common::table::FileAccess;
 
 use crate::dfa::{ArenaTable, Feeder};
+use crate::directories::UNKNOWN;
 use crate::emit::{self, Access, conclude};
-use crate::fast::attempt_fast;
+use crate::fast::{attempt_fast, attempt_known};
 use crate::kernel::{Object, bounded, cast, fact, load};
 use crate::maps::HARD_LINKS;
 use crate::subject::Subject;
@@ -90,19 +91,48 @@ struct Trial {
 /// error in guard where it could not begin.
 #[inline(always)]
 pub fn judge(place: &Place, subject: &Subject, access: &mut Access) {
-    // All that will be reported is recorded at once.
+    record(subject, access);
+    let came_to = attempt_first(place, subject, access);
+    settled(place, subject, access, came_to);
+}
+
+/// As [`judge_place`], for operations that are many: looks first whether the
+/// directory is known.
+#[inline(always)]
+pub fn judge_often(subject: &Subject, place: Place, access: &mut Access) -> bool {
+    record(subject, access);
+    let mut came_to = attempt_known(&place, subject, access);
+    if came_to == ALLOWED {
+        access.verdict = Verdict::Allow as u8;
+        return conclude(subject, access);
+    }
+    if came_to == UNKNOWN {
+        came_to = attempt_first(&place, subject, access);
+    }
+    settled(&place, subject, access, came_to);
+    conclude(subject, access)
+}
+
+/// All that will be reported is recorded at once.
+#[inline(always)]
+fn record(subject: &Subject, access: &mut Access) {
     if subject.flags & SANDBOX_LOG_ALLOWS != 0 && access.scratch == NOWHERE {
         access.scratch = emit::acquire_scratch();
     }
-    let came_to = if fact!(RenameLock) != 0 {
+}
+
+#[inline(always)]
+fn attempt_first(place: &Place, subject: &Subject, access: &mut Access) -> u64 {
+    if fact!(RenameLock) != 0 {
         attempt_fast(place, subject, access)
     } else {
         carefully(place, subject, access)
-    };
-    if came_to == ALLOWED {
-        access.verdict = Verdict::Allow as u8;
-        return;
     }
+}
+
+/// Settles what an attempt came to, and makes further ones where it must.
+#[inline(always)]
+fn settled(place: &Place, subject: &Subject, access: &mut Access, came_to: u64) {
     let mut trial = Trial {
         place,
         subject,

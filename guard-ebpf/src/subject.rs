@@ -56,16 +56,11 @@ pub fn who(out: &mut MaybeUninit<Subject>) -> Who {
     let zero = Zero::from_equal(parent, parent_cgroup);
     // SAFETY: as above.
     let cgroup = unsafe { bpf_get_current_ancestor_cgroup_id(level + 1) };
-    let mut valid_sets = in_cell(cgroup, zero, out);
-    if valid_sets == 0 {
-        let empty = Subject::empty(zero);
-        valid_sets = registered(cgroup, out.write(empty));
-    }
+    let subject = out.write(Subject::empty(zero));
+    let valid_sets = registered(cgroup, subject);
     if valid_sets == 0 {
         return Who::Unknown;
     }
-    // SAFETY: filled by one or the other.
-    let subject = unsafe { out.assume_init_mut() };
     if valid_sets == subject.active {
         // There is no choice to make.
         return Who::Inside;
@@ -104,32 +99,32 @@ fn parent() -> (u64, i32) {
 /// and returns its rule sets.
 ///
 /// # Safety
-/// `entry` is live; it may be written meanwhile.
+/// `entry` is live; it may be written meanwhile. `out` is on the stack of a caller.
 #[inline(always)]
-unsafe fn fill(entry: *const SandboxEntry, zero: Zero, out: *mut Subject) -> u64 {
+unsafe fn fill(entry: *const SandboxEntry, out: *mut Subject) -> u64 {
     macro_rules! get {
         ($field:ident) => {
             // SAFETY: by contract.
             unsafe { core::ptr::read_volatile(&raw const (*entry).$field) }
         };
     }
-    let subject = Subject {
-        sandbox: get!(sandbox),
-        active: get!(background),
-        zero,
-        base: get!(base),
-        slot: get!(slot),
-        generation: get!(generation),
-        flags: get!(flags),
-    };
-    // SAFETY: on the stack of a caller.
-    unsafe { out.write(subject) };
+    // SAFETY: by contract.
+    let out = unsafe { &mut *out };
+    out.sandbox = get!(sandbox);
+    out.active = get!(background);
+    out.base = get!(base);
+    out.slot = get!(slot);
+    out.generation = get!(generation);
+    out.flags = get!(flags);
     get!(valid_sets)
 }
 
 /// The rule sets of a cgroup's sandbox, if a cell holds it whole, else 0.
+///
+/// # Safety
+/// `out` is on the stack of a caller.
 #[inline(always)]
-fn in_cell(cgroup: u64, zero: Zero, out: &mut MaybeUninit<Subject>) -> u64 {
+unsafe fn in_cell(cgroup: u64, out: *mut Subject) -> u64 {
     let group = bounded::<{ GROUPS as i32 - 1 }>(group_of(cgroup));
     // SAFETY: a group of live memory.
     let first = unsafe {
@@ -145,7 +140,7 @@ fn in_cell(cgroup: u64, zero: Zero, out: &mut MaybeUninit<Subject>) -> u64 {
             let cell = first.add(n);
             let version = core::ptr::read_volatile(&raw const (*cell).version);
             if core::ptr::read_volatile(&raw const (*cell).cgroup) == cgroup {
-                let valid_sets = fill(&raw const (*cell).entry, zero, out.as_mut_ptr());
+                let valid_sets = fill(&raw const (*cell).entry, out);
                 let after = core::ptr::read_volatile(&raw const (*cell).version);
                 return if version & 1 == 0 && after == version {
                     valid_sets
@@ -169,8 +164,12 @@ pub extern "C" fn registered(cgroup: u64, out: *mut Subject) -> u64 {
     }
     // SAFETY: entries are replaced whole; a stale one stays readable under RCU.
     unsafe {
+        let valid_sets = in_cell(cgroup, out);
+        if valid_sets != 0 {
+            return valid_sets;
+        }
         match SANDBOXES.get_ptr(&cgroup) {
-            Some(entry) => fill(entry, (*out).zero, out),
+            Some(entry) => fill(entry, out),
             None => 0,
         }
     }
@@ -188,14 +187,15 @@ impl Subject {
     /// One that [`registered`] fills.
     #[inline(always)]
     fn empty(zero: Zero) -> Self {
+        let none = zero.plus(0);
         Self {
-            sandbox: 0,
-            active: 0,
+            sandbox: none,
+            active: none,
             zero,
-            base: 0,
-            slot: 0,
-            generation: 0,
-            flags: 0,
+            base: none as u32,
+            slot: none as u32,
+            generation: none as u32,
+            flags: none as u32,
         }
     }
 

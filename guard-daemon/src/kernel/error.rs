@@ -58,6 +58,14 @@ pub enum KernelError {
         /// What failed.
         reason: String,
     },
+    /// A pin that was there is not there any more.
+    #[error(
+        "{path} is gone: somebody removed it. When no server runs, `guard daemon --teardown` clears what is left"
+    )]
+    PinGone {
+        /// Which file.
+        path: PathBuf,
+    },
     /// Another version's programs are pinned and in use.
     #[error(
         "another version of guard holds {path} with live sandboxes: end them, or run `guard daemon --teardown` with that version"
@@ -110,7 +118,7 @@ impl KernelError {
     }
 
     /// For `map_err`.
-    pub(super) fn pin<E: std::fmt::Display>(
+    pub(super) fn pin<E: std::error::Error>(
         action: &'static str,
         path: &std::path::Path,
     ) -> impl FnOnce(E) -> Self {
@@ -118,7 +126,7 @@ impl KernelError {
         move |e| Self::Pin {
             action,
             path,
-            reason: e.to_string(),
+            reason: chain(&e),
         }
     }
 }

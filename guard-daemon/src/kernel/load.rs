@@ -312,7 +312,7 @@ fn load(dir: &Path) -> Result<Loaded, KernelError> {
 fn adopt(dir: &Path) -> Result<Loaded, KernelError> {
     let mut maps = BTreeMap::new();
     for name in MAPS {
-        let path = dir.join("maps").join(name);
+        let path = there(dir.join("maps").join(name))?;
         let data = MapData::from_pin(&path).map_err(KernelError::pin("open", &path))?;
         maps.insert(
             *name,
@@ -320,8 +320,8 @@ fn adopt(dir: &Path) -> Result<Loaded, KernelError> {
         );
     }
     for hook in fitting(&Btf::vmlinux()?)? {
-        let path = dir.join("links").join(hook.program);
-        // Opened to see that it is there; the pin keeps it attached.
+        let path = there(dir.join("links").join(hook.program))?;
+        // Opened to see that it is a link; the pin keeps it attached.
         PinnedLink::from_pin(&path).map_err(KernelError::pin("open", &path))?;
     }
     Ok(Loaded {
@@ -333,11 +333,31 @@ fn adopt(dir: &Path) -> Result<Loaded, KernelError> {
     })
 }
 
+/// A pin, if it is there.
+fn there(path: PathBuf) -> Result<PathBuf, KernelError> {
+    match path.try_exists() {
+        Ok(false) => Err(KernelError::PinGone { path }),
+        _ => Ok(path),
+    }
+}
+
+/// Removes what is left of this version's pins, whatever is missing of them.
+/// Only when no server runs under them.
+///
+/// # Errors
+/// When one cannot be removed.
+pub fn clear() -> Result<(), KernelError> {
+    remove_tree(&pin_root().join(version()))?;
+    // Other versions' pins may be there: then the root stays.
+    let _ = std::fs::remove_dir(pin_root());
+    Ok(())
+}
+
 fn open_cgroup_programs(dir: &Path) -> Result<Vec<(&'static str, CgroupSockAddr)>, KernelError> {
     CGROUP_PROGRAMS
         .iter()
         .map(|(name, attach)| {
-            let path = dir.join("programs").join(name);
+            let path = there(dir.join("programs").join(name))?;
             let program = CgroupSockAddr::from_pin(&path, *attach)
                 .map_err(KernelError::pin("open", &path))?;
             Ok((*name, program))
@@ -450,9 +470,11 @@ pub fn attach_cgroup(loaded: &mut Loaded, parent: &std::fs::File) -> Result<(), 
             .attach(parent.as_fd(), CgroupAttachMode::Single)
             .map_err(fail)?;
         let link = program.take_link(id).map_err(fail)?;
-        let link: FdLink = link
-            .try_into()
-            .map_err(|_| KernelError::pin("pin", &path)("the kernel has no cgroup links"))?;
+        let link: FdLink = link.try_into().map_err(|_| KernelError::Pin {
+            action: "pin",
+            path: path.clone(),
+            reason: "the kernel has no cgroup links".into(),
+        })?;
         link.pin(&path).map_err(KernelError::pin("pin", &path))?;
     }
     Ok(())

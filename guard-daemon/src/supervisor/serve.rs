@@ -21,6 +21,7 @@ use super::answer::{answer, first_packet};
 use super::prepare::Rights;
 use super::{Shared, Supervisor, adopt, paths};
 use crate::audit::clock::boot_id;
+use crate::kernel::load;
 use crate::sys::fds::{accept, duplicate, watch};
 use crate::wire::{Request, SOCKET_PATH};
 
@@ -209,7 +210,9 @@ pub fn teardown() -> Result<(), ServeError> {
         if living > 0 {
             return Err(ServeError::Sandboxes(living));
         }
-        take_down(&shared)
+        take_down(&shared)?;
+        // What could not be taken over.
+        load::clear().map_err(|e| ServeError::Kernel(e.to_string()))
     })
 }
 

@@ -5,7 +5,7 @@ use guard_common::table::FileAccess;
 
 use super::hook;
 use crate::emit::Access;
-use crate::judge::{Place, denied_by_links, is_nameless, judge_place};
+use crate::judge::{Place, denied_by_links, is_nameless, judge_often};
 use crate::kernel::{Object, load};
 use crate::subject::Subject;
 
@@ -69,5 +69,5 @@ fn code(subject: &Subject, file: Object, op: Op) -> bool {
         access.forced = Reason::NoFile as u8;
     }
     access.denied_link = denied_by_links(subject, &place, inode);
-    judge_place(subject, place, &mut access)
+    judge_often(subject, place, &mut access)
 }

@@ -5,7 +5,7 @@ use guard_common::table::FileAccess;
 
 use super::hook;
 use crate::emit::Access;
-use crate::judge::{Place, denied_by_links, is_nameless, judge_place};
+use crate::judge::{Place, denied_by_links, is_nameless, judge_often};
 use crate::kernel::{Object, load};
 use crate::subject::Subject;
 
@@ -64,7 +64,7 @@ fn opened(subject: &Subject, file: Object) -> bool {
         access.forced = Reason::Deleted as u8;
     }
     access.denied_link = denied_by_links(subject, &place, inode);
-    judge_place(subject, place, &mut access)
+    judge_often(subject, place, &mut access)
 }
 
 /// What an open with these flags asks for: [`FileAccess`] bits.
@@ -115,5 +115,5 @@ fn received(subject: &Subject, file: Object) -> bool {
         access.forced = Reason::Deleted as u8;
     }
     access.denied_link = denied_by_links(subject, &place, inode);
-    judge_place(subject, place, &mut access)
+    judge_often(subject, place, &mut access)
 }

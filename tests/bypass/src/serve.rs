@@ -8,7 +8,7 @@ use crate::place::Place;
 use crate::sys;
 
 /// How long one technique may take, in seconds.
-const LIMIT: u32 = 12;
+const LIMIT: u32 = 30;
 
 /// How a technique ended: one line on stderr.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -162,8 +162,10 @@ fn works(name: &str, policy: &str, command: &[&str]) {
         server: command,
         ..Run::fake(name, policy)
     };
-    let trail = run.start().end();
-    assert!(trail.verified());
+    let mut session = run.start();
+    // Its input stays open until it ends by itself.
+    assert_eq!(session.status(), Some(0), "stderr: {}", session.stderr());
+    assert!(session.end().verified());
 }
 
 fn npm_works() {
