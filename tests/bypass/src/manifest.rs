@@ -115,12 +115,22 @@ pub fn read() -> Result<Manifest, serde_json::Error> {
     serde_json::from_str(TEXT)
 }
 
-/// `left-out.json`: what comes of a technique where the hook that stops it is
-/// left out. Any of several outcomes, where kernels differ.
+/// What comes of a technique where the hook that stops it is left out.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeftOut {
+    /// `gets through`, or what stops it: an event, or what the technique was
+    /// told. Several, where kernels differ.
+    pub outcomes: Vec<String>,
+    /// The wall that stops it then, where one does.
+    pub wall: Option<String>,
+}
+
+/// `left-out.json`, by technique.
 ///
 /// # Errors
 /// When it is no such list.
-pub fn left_out() -> Result<BTreeMap<String, Vec<String>>, serde_json::Error> {
+pub fn left_out() -> Result<BTreeMap<String, LeftOut>, serde_json::Error> {
     serde_json::from_str(include_str!("../left-out.json"))
 }
 
@@ -172,6 +182,10 @@ mod tests {
         let stopped = stopped.iter().filter(|e| e.hook().is_some());
         let stopped: BTreeSet<String> = stopped.map(|e| e.name.clone()).collect();
         assert_eq!(listed, stopped);
+        for (name, left_out) in left_out().unwrap() {
+            let through = left_out.outcomes == ["gets through"];
+            assert_eq!(through, left_out.wall.is_none(), "{name}");
+        }
     }
 
     #[test]

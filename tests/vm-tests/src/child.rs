@@ -65,6 +65,17 @@ pub fn spawn(cgroup: BorrowedFd<'_>, uid: Option<u32>, work: impl FnOnce() -> Ve
 }
 
 impl Child {
+    /// Whether it has ended.
+    pub fn ended(&self) -> bool {
+        // SAFETY: all zero is a valid siginfo_t.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        // SAFETY: fills a live struct, and leaves the child to `results`.
+        let done = unsafe { libc::waitid(libc::P_PID, self.pid as u32, &raw mut info, flags) };
+        // SAFETY: filled in where waitid has succeeded.
+        done == 0 && unsafe { info.si_pid() } == self.pid
+    }
+
     /// Waits for the end and returns what the work returned.
     pub fn results(mut self) -> Vec<i32> {
         let mut bytes = Vec::new();
