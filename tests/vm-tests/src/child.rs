@@ -65,15 +65,26 @@ pub fn spawn(cgroup: BorrowedFd<'_>, uid: Option<u32>, work: impl FnOnce() -> Ve
 }
 
 impl Child {
-    /// Whether it has ended.
-    pub fn ended(&self) -> bool {
-        // SAFETY: all zero is a valid siginfo_t.
-        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-        let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-        // SAFETY: fills a live struct, and leaves the child to `results`.
-        let done = unsafe { libc::waitid(libc::P_PID, self.pid as u32, &raw mut info, flags) };
-        // SAFETY: filled in where waitid has succeeded.
-        done == 0 && unsafe { info.si_pid() } == self.pid
+    /// Follows it to its end, and calls `pause` each time that it stops itself.
+    pub fn follow(&self, mut pause: impl FnMut()) {
+        loop {
+            // SAFETY: all zero is a valid siginfo_t.
+            let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+            let wait = |flags, info: &mut libc::siginfo_t| {
+                // SAFETY: fills a live struct.
+                let done = unsafe { libc::waitid(libc::P_PID, self.pid as u32, info, flags) };
+                assert_eq!(done, 0, "waitid");
+            };
+            // Its end is left to `results`.
+            wait(libc::WEXITED | libc::WSTOPPED | libc::WNOWAIT, &mut info);
+            if info.si_code != libc::CLD_STOPPED {
+                return;
+            }
+            wait(libc::WSTOPPED, &mut info);
+            pause();
+            // SAFETY: the child that was just seen to be stopped.
+            unsafe { libc::kill(self.pid, libc::SIGCONT) };
+        }
     }
 
     /// Waits for the end and returns what the work returned.

@@ -35,6 +35,7 @@ mod walls;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use aya::programs::loaded_programs;
 use guard_daemon::kernel::Kernel;
@@ -45,6 +46,9 @@ type Test = (&'static str, fn(&mut Kernel));
 
 /// A test of `guard run` as a whole, whose supervisor loads the kernel side.
 type Whole = (&'static str, fn());
+
+/// What takes longer says so.
+const LONG: Duration = Duration::from_secs(15);
 
 fn whole_tests() -> Vec<Whole> {
     let mut all = Vec::new();
@@ -73,7 +77,13 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let (mut passed, mut failed) = (0, 0);
+    let mut last = Instant::now();
     let mut tell = |name: &str, ok: bool| {
+        let took = last.elapsed();
+        last = Instant::now();
+        if took > LONG {
+            println!("    the next took {:.0} s", took.as_secs_f64());
+        }
         println!("test {name} ... {}", if ok { "ok" } else { "FAILED" });
         if ok { passed += 1 } else { failed += 1 }
     };
@@ -156,7 +166,7 @@ fn nothing_loaded(names: &[String]) -> bool {
         if left.is_empty() {
             return true;
         }
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        std::thread::sleep(Duration::from_millis(100));
     }
     println!("programs that nobody has pinned are still there");
     false

@@ -1,6 +1,7 @@
 //! What is measured: one operation, many times, at some depth.
 
 use std::ffi::CString;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Times that an operation is measured, at least and at most.
 const BATCHES: std::ops::RangeInclusive<usize> = 40..=4000;
@@ -11,6 +12,14 @@ const AGREEING: usize = 5;
 const SAME: i32 = 500;
 /// The same for a new process, whose memory is laid out anew each time.
 const ALIKE: i32 = 50;
+
+/// Whether the process stops itself before each batch.
+static PAUSES: AtomicBool = AtomicBool::new(false);
+
+/// Lets the parent process do something before each batch.
+pub fn pause_between_batches() {
+    PAUSES.store(true, Ordering::Relaxed);
+}
 
 /// An operation.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -82,6 +91,10 @@ fn now() -> i64 {
 /// `spread`, after one to warm up.
 fn least(times: usize, spread: i32, mut before: impl FnMut(), mut each: impl FnMut(usize)) -> i32 {
     let mut batch = || {
+        if PAUSES.load(Ordering::Relaxed) {
+            // SAFETY: stops this process until its parent lets it go on.
+            unsafe { libc::raise(libc::SIGSTOP) };
+        }
         before();
         let start = now();
         (0..times).for_each(&mut each);

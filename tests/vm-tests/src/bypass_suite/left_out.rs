@@ -7,6 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use bypass::manifest::{self, Entry, Uid};
+use bypass::place::GUARDS;
 use serde_json::Value;
 
 use super::host;
@@ -31,18 +32,23 @@ pub fn run(only: &str, tell: &mut dyn FnMut(&str, bool)) {
         for pin in &pins {
             fs::remove_file(pin).expect("remove a pin");
         }
-        for uid in [Uid::User, Uid::Root] {
-            let entries: Vec<&Entry> = entries.iter().copied().filter(|e| e.uid == uid).collect();
+        // What reaches for the trail may get through here, and ruin it.
+        let (trail, others): (Vec<&Entry>, Vec<&Entry>) = entries
+            .into_iter()
+            .partition(|entry| entry.name.starts_with("guard-trail"));
+        let of = |uid| -> Vec<&Entry> { others.iter().copied().filter(|e| e.uid == uid).collect() };
+        for (name, uid, entries) in [
+            ("user", Uid::User, of(Uid::User)),
+            ("root", Uid::Root, of(Uid::Root)),
+            ("trail", Uid::Root, trail),
+        ] {
             if entries.is_empty() || pins.is_empty() {
                 continue;
             }
+            // One that was ruined before would not be added to.
+            let _ = fs::remove_file(format!("{GUARDS}/trail.jsonl"));
             let phase = Phase::prepare(&format!("/srv/without-{hook}"), uid, &entries);
-            // What reaches for a trail reaches for this one.
-            let name = match uid {
-                Uid::User => format!("without-{hook}"),
-                Uid::Root => "trail".to_owned(),
-            };
-            let done = phase.guarded(&name, &supervisor);
+            let done = phase.guarded(name, &supervisor);
             for entry in entries {
                 let missing = Observation::default();
                 let seen = done.observations.get(&entry.name).unwrap_or(&missing);

@@ -31,6 +31,9 @@ pub struct Observation {
 /// How long the attacks of one user may take together.
 const LIMIT: Duration = Duration::from_secs(200);
 
+/// How long the end of a sandbox may take to be in the trail.
+const ENDS: Duration = Duration::from_secs(20);
+
 /// What came of the attacks under guard.
 pub struct Guarded {
     /// By technique.
@@ -266,9 +269,16 @@ impl<'a> Phase<'a> {
         let (reports, ended) = self.reports(&mut command);
         let trail = Trail(trail.into());
         if ended && supervisor.alive() {
-            trail.wait("end of the sandbox", |e| {
-                e["kind"] == "sandbox" && e["op"] == "stop"
-            });
+            // By its text: an attack may have reached into it.
+            let stop = |text: String| {
+                let last = text.trim_end().lines().next_back();
+                let last = last.and_then(|line| serde_json::from_str::<Value>(line).ok());
+                last.is_some_and(|e| e["kind"] == "sandbox" && e["op"] == "stop")
+            };
+            let begun = Instant::now();
+            while !fs::read_to_string(&trail.0).is_ok_and(stop) && begun.elapsed() < ENDS {
+                std::thread::sleep(Duration::from_millis(50));
+            }
         }
         let whole = ended && supervisor.alive() && trail.verified();
         // Also of a trail that an attack has reached into: that is a fault of its own.
