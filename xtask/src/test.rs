@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long all VM tests may take on one kernel.
-const DEADLINE: Duration = Duration::from_secs(1500);
+const DEADLINE: Duration = Duration::from_secs(2400);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

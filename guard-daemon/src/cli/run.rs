@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
+use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
@@ -115,7 +116,7 @@ fn session(args: &RunArgs) -> Result<Status, Refusal> {
                     pass_on(&control, signal);
                 }
                 for note in notes {
-                    eprintln!("guard: {note}");
+                    say(&note);
                 }
                 drop(supervisor);
                 return Ok(attend(&control, &signals));
@@ -126,7 +127,7 @@ fn session(args: &RunArgs) -> Result<Status, Refusal> {
             Answer::Interrupted(signal) => return Ok(128 + signal),
             Answer::Nothing if is_closed(&control) => {} // it never took the request: once more
             Answer::Nothing => {
-                eprintln!("guard: the supervisor ended while the server was being started");
+                say("the supervisor ended while the server was being started");
                 return Ok(attend(&control, &signals));
             }
         }
@@ -326,9 +327,7 @@ fn attend(control: &OwnedFd, signals: &SignalFd) -> Status {
                     u8::try_from(128 + signal).unwrap_or(REFUSED)
                 }
                 None => {
-                    eprintln!(
-                        "guard: the session's relay ended without a word; its server was stopped"
-                    );
+                    say("the session's relay ended without a word; its server was stopped");
                     REFUSED
                 }
             };
@@ -349,4 +348,12 @@ fn release_stdio() {
     let null: File = null;
     let _ = nix::unistd::dup2_stdin(&null);
     let _ = nix::unistd::dup2_stdout(&null);
+}
+
+/// Says something on stderr, which is the server's too, in one write: else the
+/// server's words could come in the middle.
+fn say(what: &str) {
+    let line = format!("guard: {what}\n");
+    // Nobody reads it: nothing to be done.
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }

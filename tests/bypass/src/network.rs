@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use crate::attack::{At, Failure, Outcome, Reached, Technique, absent};
 use crate::place::Place;
@@ -161,10 +162,23 @@ fn tcp_fast_open(place: &Place) -> Outcome {
 /// By multipath TCP, another protocol for the same.
 fn mptcp_connect(place: &Place) -> Outcome {
     const IPPROTO_MPTCP: i32 = 262;
-    let socket = socket(libc::AF_INET, libc::SOCK_STREAM, IPPROTO_MPTCP);
-    let socket = socket.map_err(|e| absent(e, &[libc::EPROTONOSUPPORT, libc::EINVAL], "MPTCP"))?;
-    connect(&socket, &raw(v4(port(place, "tcp4")?)))?;
-    secret_of(TcpStream::from(socket))
+    // To a listener of plain TCP: where the machine is busy, falling back to that
+    // may come to no end. Then once more.
+    let patience = Some(Duration::from_secs(5));
+    let mut outcome = Err(Failure::Untried("MPTCP".into()));
+    for _ in 0..4 {
+        let socket = socket(libc::AF_INET, libc::SOCK_STREAM, IPPROTO_MPTCP);
+        let socket =
+            socket.map_err(|e| absent(e, &[libc::EPROTONOSUPPORT, libc::EINVAL], "MPTCP"))?;
+        let stream = TcpStream::from(socket.try_clone().at("dup")?);
+        stream.set_read_timeout(patience).at("a timeout")?;
+        stream.set_write_timeout(patience).at("a timeout")?;
+        outcome = connect(&socket, &raw(v4(port(place, "tcp4")?))).and_then(|_| secret_of(&stream));
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome
 }
 
 fn datagram(address: SocketAddr) -> Result<OwnedFd, Failure> {

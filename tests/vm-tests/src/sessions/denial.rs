@@ -27,6 +27,9 @@ pub fn path() {
     let shadowed = session.call("read_file", json!({"path": "/etc/debian_version"}));
     let shadowed = shadowed.expect_err("nothing allows it");
     assert!(shadowed.contains("os error 13"), "{shadowed}");
+    // What a process executes is read when its event is: as long as it lives.
+    let seen = |path: &'static str| move |e: &serde_json::Value| e["path"] == path;
+    session.trail.wait("the secret's event", seen(SECRET));
     let trail = session.end();
 
     let events = trail.events();
