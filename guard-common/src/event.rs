@@ -167,8 +167,8 @@ pub enum Reason {
 }
 
 /// Start of every record. Behind it come `calls_room` call numbers, the first
-/// `in_flight` of them valid, and `payload_len` bytes of payload: a record is
-/// as long as it must be.
+/// `in_flight` of them valid, and `payload_len` bytes of payload. A record of
+/// at most [`SHORT_RECORD`] bytes may have that length, and anything at its end.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EventHeader {
@@ -271,6 +271,9 @@ pub const PAYLOAD_TARGET: u8 = 3;
 /// Bytes of the longest record.
 pub const MAX_RECORD: usize = size_of::<EventHeader>() + 8 * MAX_CALLS + MAX_PATH;
 
+/// Records up to this length may be padded to it.
+pub const SHORT_RECORD: usize = 320;
+
 const _: () = assert!(size_of::<EventHeader>() == 112);
 const _: () = assert!(size_of::<NetPayload>() == 24);
 
@@ -281,7 +284,7 @@ pub use decode::{DecodeError, Event, decode};
 mod decode {
     use super::{
         EscapePayload, EventHeader, FEW_CALLS, Kind, MAX_CALLS, NetPayload, Op, PAYLOAD_ABSTRACT,
-        PAYLOAD_NET, PAYLOAD_PATH, PAYLOAD_TARGET, Reason,
+        PAYLOAD_NET, PAYLOAD_PATH, PAYLOAD_TARGET, Reason, SHORT_RECORD,
     };
     use crate::matcher::Verdict;
     use crate::table::AccessMasks;
@@ -414,7 +417,10 @@ mod decode {
         let payload_at = size_of::<EventHeader>() + 8 * room;
         let payload = record
             .get(payload_at..)
-            .filter(|bytes| bytes.len() == header.payload_len as usize)
+            .and_then(|bytes| bytes.get(..header.payload_len as usize))
+            .filter(|bytes| {
+                payload_at + bytes.len() == record.len() || record.len() == SHORT_RECORD
+            })
             .ok_or(DecodeError::Size(record.len()))?;
         let calls: Vec<u64> = (0..in_flight).map(|_| r.u64()).collect();
         let mut p = Reader(payload);
@@ -547,3 +553,7 @@ mod decode {
 
 #[cfg(feature = "user")]
 pub use decode::Object;
+
+#[cfg(all(test, feature = "user"))]
+#[path = "event_tests.rs"]
+mod tests;

@@ -33,8 +33,6 @@ offsets! {
     file_dentry = "file"."f_path.dentry",
     /// The file's mount.
     file_mnt = "file"."f_path.mnt",
-    /// The file's inode.
-    file_inode = "file"."f_inode",
     /// Open flags.
     file_flags = "file"."f_flags",
     /// What the file was opened for.
@@ -71,8 +69,6 @@ offsets! {
     sb_mounts = "super_block"."s_mounts",
     /// Links of a mount in that list.
     mount_instance = "mount"."mnt_instance|mnt_next_for_sb",
-    /// Filesystem of an inode.
-    inode_sb = "inode"."i_sb",
     /// Number of an inode.
     inode_number = "inode"."i_ino",
     /// Tells an inode from a former one with the same number.
@@ -107,6 +103,10 @@ offsets! {
     task_cgroups = "task_struct"."cgroups",
     /// What the threads of a process share.
     task_signal = "task_struct"."signal",
+    /// Its credentials in force (`current_cred()`).
+    task_cred = "task_struct"."cred",
+    /// Effective user id, as the initial user namespace has it.
+    cred_euid = "cred"."euid",
     /// Ids of a process, by kind.
     signal_pids = "signal_struct"."pids",
     /// The cgroup v2 of a set of control groups.

@@ -134,7 +134,9 @@ impl Key {
                 store64(payload.add(at as usize), core::ptr::read_volatile(text));
                 word += 1;
             }
-            if core::ptr::read_volatile(&raw const (*entry).tag) != tag {
+            // Another directory's entry may have the same tag.
+            let dentry = core::ptr::read_volatile(&raw const (*entry).dentry);
+            if core::ptr::read_volatile(&raw const (*entry).tag) != tag || dentry != self.dentry {
                 return UNKNOWN;
             }
         }

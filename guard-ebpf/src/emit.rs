@@ -8,13 +8,14 @@ use core::ffi::c_void;
 use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
 
 use aya_ebpf::helpers::generated::{
-    bpf_get_smp_processor_id, bpf_ringbuf_output, bpf_ringbuf_query,
+    bpf_get_smp_processor_id, bpf_ringbuf_output, bpf_ringbuf_query, bpf_ringbuf_reserve,
+    bpf_ringbuf_submit,
 };
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_ktime_get_boot_ns};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns};
 use guard_common::event::{
     EVENT_LEASE_EXPIRED, EVENT_NOT_APPLIED, EVENT_TORN, EscapePayload, EventHeader, FEW_CALLS,
     Kind, MAX_RECORD, NetPayload, Op, PAYLOAD_NET, PAYLOAD_PATH, PAYLOAD_TARGET, RING_ALLOWS,
-    RING_DENIALS, Reason,
+    RING_DENIALS, Reason, SHORT_RECORD,
 };
 use guard_common::limits::{MAX_CALLS, MAX_PATH};
 use guard_common::matcher::Verdict;
@@ -34,7 +35,8 @@ const NO_WAKEUP: u64 = 1;
 const FORCE_WAKEUP: u64 = 2;
 /// `BPF_RB_AVAIL_DATA`.
 const AVAILABLE: u64 = 0;
-/// The reader is woken each time that this many bytes of allows more are unread.
+/// The reader is woken each time that this many bytes of allows more are
+/// unread: a power of two.
 const WAKE_AT: u64 = 512 << 10;
 
 /// A number that the compiler does not know: it would make one call of memset
@@ -235,6 +237,12 @@ pub fn conclude(subject: &Subject, access: &Access) -> bool {
     report(subject, access) != 0
 }
 
+/// Reports what is denied in any case, and says whether to refuse it.
+#[inline(always)]
+pub fn conclude_denial(subject: &Subject, access: &Access) -> bool {
+    report_denial(subject, access) != 0
+}
+
 /// Reports an access. 1: it is to be refused. Checked by the verifier by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -243,8 +251,24 @@ pub extern "C" fn report(subject: *const Subject, access: *const Access) -> u64 
         return 1;
     }
     // SAFETY: both are on the caller's stack.
-    let (subject, access) = unsafe { (&*subject, &*access) };
-    let denied = !access.allowed();
+    unsafe { reported::<true>(&*subject, &*access) }
+}
+
+/// As [`report`], of what is denied: the most programs know nothing else, and
+/// have less verified.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn report_denial(subject: *const Subject, access: *const Access) -> u64 {
+    if subject.is_null() || access.is_null() {
+        return 1;
+    }
+    // SAFETY: both are on the caller's stack.
+    unsafe { reported::<false>(&*subject, &*access) }
+}
+
+#[inline(always)]
+fn reported<const MAY_ALLOW: bool>(subject: &Subject, access: &Access) -> u64 {
+    let denied = !MAY_ALLOW || !access.allowed();
     let flags = subject.flags;
     let index = if access.scratch == NOWHERE {
         acquire_scratch()
@@ -297,7 +321,6 @@ fn write(
     if payload_len > MAX_PATH as u32 {
         return false;
     }
-    let zero = subject.zero;
     let Some(page) = subject.page() else {
         return false;
     };
@@ -330,27 +353,91 @@ fn write(
         );
         let skipped = if few { SKIPPED as u64 } else { 0 };
         let len = HEAD as u64 - skipped + bounded::<0x1fff>(payload_len as u64);
-        let len = zero.plus(len);
-        let len = if len > MAX_RECORD as u64 {
-            return false;
-        } else {
-            len
-        };
-        let failed = if denied {
-            let ring = (&raw const DENIALS).cast_mut().cast::<c_void>();
-            bpf_ringbuf_output(ring, header.cast(), len, FORCE_WAKEUP)
-        } else {
-            let ring = (&raw const ALLOWS).cast_mut().cast::<c_void>();
-            let unread = bpf_ringbuf_query(ring, AVAILABLE);
-            let wake = if unread / WAKE_AT != (unread + len) / WAKE_AT {
-                FORCE_WAKEUP
-            } else {
-                NO_WAKEUP
-            };
-            bpf_ringbuf_output(ring, header.cast(), len, wake)
-        };
-        failed == 0
+        deliver(header.cast(), len, denied as u64) == 0
     }
+}
+
+/// Header, calls and payload.
+#[repr(C)]
+pub struct Record {
+    words: [u64; MAX_RECORD / 8],
+}
+
+/// Puts a record of so many bytes into its ring. Not 0: it has no room. Checked
+/// by the verifier by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn deliver(record: *const Record, len: u64, denied: u64) -> u64 {
+    if record.is_null() || len > MAX_RECORD as u64 {
+        return 1;
+    }
+    let bytes = record.cast_mut().cast::<c_void>();
+    // SAFETY: the record is that long, and the rings are live maps.
+    unsafe {
+        if denied != 0 {
+            let ring = (&raw const DENIALS).cast_mut().cast::<c_void>();
+            return bpf_ringbuf_output(ring, bytes, len, FORCE_WAKEUP) as u64;
+        }
+        let ring = (&raw const ALLOWS).cast_mut().cast::<c_void>();
+        if len > SHORT_RECORD as u64 {
+            return bpf_ringbuf_output(ring, bytes, len, wake(ring, len)) as u64;
+        }
+        // The helper above copies byte by byte.
+        let wake = wake(ring, SHORT_RECORD as u64);
+        let short = bpf_ringbuf_reserve(ring, SHORT_RECORD as u64, 0);
+        if short.is_null() {
+            return 1;
+        }
+        copy_short(bytes.cast(), short.cast(), len);
+        bpf_ringbuf_submit(short, wake);
+    }
+    0
+}
+
+/// Words that are copied between looks at the length.
+const BLOCK: usize = 8;
+
+/// Copies a short record, and up to a block of what lies behind it.
+///
+/// # Safety
+/// Both have room for [`SHORT_RECORD`] bytes.
+#[inline(always)]
+unsafe fn copy_short(from: *const u64, to: *mut u64, len: u64) {
+    macro_rules! block {
+        ($number:literal: $($word:literal)*) => {
+            if $number * BLOCK as u64 * 8 >= len {
+                return;
+            }
+            // SAFETY: by contract. Written out: a loop would cost four times as much.
+            unsafe {
+                $(
+                    let at = $number * BLOCK + $word;
+                    to.add(at).write_volatile(from.add(at).read_volatile());
+                )*
+            }
+        };
+    }
+    block!(0: 0 1 2 3 4 5 6 7);
+    block!(1: 0 1 2 3 4 5 6 7);
+    block!(2: 0 1 2 3 4 5 6 7);
+    block!(3: 0 1 2 3 4 5 6 7);
+    block!(4: 0 1 2 3 4 5 6 7);
+}
+const _: () = assert!(5 * BLOCK * 8 == SHORT_RECORD);
+
+/// Whether the reader of the ring of allows is woken for this record.
+///
+/// # Safety
+/// A helper is called with the ring.
+#[inline(always)]
+unsafe fn wake(ring: *mut c_void, len: u64) -> u64 {
+    // SAFETY: by contract.
+    let unread = unsafe { bpf_ringbuf_query(ring, AVAILABLE) };
+    // With the ring's own header, in whole words (BPF_RINGBUF_HDR_SZ).
+    let then = unread + ((len + 15) & !7);
+    // Without a branch, which would have all that follows verified twice.
+    let crossed = (unread ^ then) / WAKE_AT;
+    NO_WAKEUP + ((crossed | crossed.wrapping_neg()) >> 63) * (FORCE_WAKEUP - NO_WAKEUP)
 }
 
 /// Writes the header.
@@ -421,7 +508,7 @@ unsafe fn fill(
         pid = (ids >> 32) as u32;
         tid = ids as u32;
         ppid = load!(load!(current(), task_real_parent), task_tgid as u32);
-        uid = bpf_get_current_uid_gid() as u32;
+        uid = load!(load!(current(), task_cred), cred_euid as u32);
         flags = flags;
         payload_len = access.payload_len;
         kind = access.kind;

@@ -12,7 +12,7 @@ use guard_common::table::FileAccess;
 use crate::dfa::{Feeder, word_of};
 use crate::directories::{self, Key, UNKNOWN};
 use crate::emit::Access;
-use crate::judge::{ALLOWED, DECIDED, Place, RACED, allows, finish, is_control, is_plain, run};
+use crate::judge::{ALLOWED, DECIDED, Place, RACED, allows, finish, is_control, is_single, run};
 use crate::kernel::{bounded, cast, fact, inline_word, load, offset, store64};
 use crate::maps::SCRATCH;
 use crate::subject::Subject;
@@ -77,11 +77,18 @@ pub extern "C" fn attempt_known(
     if state == UNKNOWN || directories::stamp() != stamp {
         return UNKNOWN;
     }
-    if is_plain(subject, access) && allows(subject.base, access.bits, state, subject.active) {
-        ALLOWED
-    } else {
-        state
+    if !is_single(access) {
+        return state;
     }
+    let (masks, allowed) = allows(subject.base, access.bits, state, subject.active);
+    if !allowed {
+        return state;
+    }
+    if access.scratch != NOWHERE {
+        access.masks = masks;
+        access.reason = Reason::Rule as u8;
+    }
+    ALLOWED
 }
 
 /// As [`known`], with the path in the access's scratch record.

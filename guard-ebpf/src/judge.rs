@@ -7,7 +7,7 @@ use guard_common::event::{EVENT_PATH_PARTIAL, EVENT_PROC_SELF, Reason};
 use guard_common::limits::{MAX_STEPS, MAX_TRIES};
 use guard_common::matcher::{Table, Verdict, decide, masks_of};
 use guard_common::sandbox::{HardLink, SANDBOX_LINKS, SANDBOX_LOG_ALLOWS};
-use guard_common::table::FileAccess;
+use guard_common::table::{AccessMasks, FileAccess};
 
 use crate::dfa::{ArenaTable, Feeder};
 use crate::directories::UNKNOWN;
@@ -36,18 +36,7 @@ impl Place {
     /// A place, with what is asked of it first.
     #[inline(always)]
     pub fn of(dentry: Object, vfsmount: Object) -> Self {
-        Self::on(load!(dentry, dentry_sb), dentry, vfsmount)
-    }
-
-    /// Where an open file is. By its inode, which needs fewer checks.
-    #[inline(always)]
-    pub fn of_file(file: Object, inode: Object) -> Self {
-        let sb = load!(inode, inode_sb);
-        Self::on(sb, load!(file, file_dentry), load!(file, file_mnt))
-    }
-
-    #[inline(always)]
-    fn on(sb: Object, dentry: Object, vfsmount: Object) -> Self {
+        let sb = load!(dentry, dentry_sb);
         let magic = load!(sb, sb_magic as u64);
         Self {
             dentry,
@@ -55,6 +44,13 @@ impl Place {
             sb,
             magic,
         }
+    }
+
+    /// Where an open file is. By its path, not by its inode: overlayfs opens
+    /// the files below it with its own path and their inodes.
+    #[inline(always)]
+    pub fn of_file(file: Object) -> Self {
+        Self::of(load!(file, file_dentry), load!(file, file_mnt))
     }
 }
 
@@ -200,7 +196,7 @@ fn conclude_trial(trial: &Trial, came_to: u64) -> u64 {
 pub const DECIDED: u64 = 1 << 32;
 /// Names changed meanwhile.
 pub const RACED: u64 = 1 << 33;
-/// The rules allow it, and nothing is to be reported.
+/// The rules allow it, and what is to be reported is in the access.
 pub const ALLOWED: u64 = 1 << 34;
 
 /// Walks once with typed pointers. Returns the DFA's state for the whole
@@ -318,25 +314,31 @@ pub fn is_control(magic: u64) -> bool {
 /// Whether nothing but the verdict matters if it is to allow: one kind of
 /// access is asked for, and nothing is reported.
 #[inline(always)]
-pub fn is_plain(subject: &Subject, access: &Access) -> bool {
-    subject.flags & SANDBOX_LOG_ALLOWS == 0
-        && access.bits & access.bits.wrapping_sub(1) == 0
+fn is_plain(subject: &Subject, access: &Access) -> bool {
+    subject.flags & SANDBOX_LOG_ALLOWS == 0 && is_single(access)
+}
+
+/// Whether one kind of access is asked for, and the rules alone decide.
+#[inline(always)]
+pub fn is_single(access: &Access) -> bool {
+    access.bits & access.bits.wrapping_sub(1) == 0
         && access.want_verdicts | access.denied_link | access.floor == 0
 }
 
-/// Whether the rules allow one kind of access, in the state that a whole path
-/// ended in.
+/// What the rules say of one kind of access in the state that a whole path
+/// ended in, and whether that allows it.
 #[inline(always)]
-pub fn allows(base: u32, bit: u8, state: u64, active: u64) -> bool {
+pub fn allows(base: u32, bit: u8, state: u64, active: u64) -> (AccessMasks, bool) {
     let table = ArenaTable::at_base(base);
     // 1, 2 and 4 are numbers 0, 1 and 2.
     let kind = bounded::<3>(bit as u64 >> 1) as u32;
     let masks = masks_of(&table, table.u32(28), bounded::<0xffff>(state) as u32, kind);
     // As `decide`, which has no other way to say so.
-    bit != 0
+    let allowed = bit != 0
         && active != 0
         && (masks.deny | masks.approve) & active == 0
-        && masks.allow & active == active
+        && masks.allow & active == active;
+    (masks, allowed)
 }
 
 /// As [`allows`], with the state and the bit in one number. Checked by the
@@ -344,7 +346,7 @@ pub fn allows(base: u32, bit: u8, state: u64, active: u64) -> bool {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn allowed_at(base: u64, ended: u64, active: u64) -> u64 {
-    allows(base as u32, ended as u8, ended >> 8, active) as u64
+    allows(base as u32, ended as u8, ended >> 8, active).1 as u64
 }
 
 /// Takes the verdict from the state that a whole path ended in: the strictest
@@ -415,19 +417,20 @@ pub fn is_nameless(dentry: Object) -> bool {
 /// name, deny: access bits. Only files that have another name are looked up:
 /// several links, or a mount that starts below the root of its filesystem.
 #[inline(always)]
-pub fn denied_by_links(subject: &Subject, place: &Place, inode: Object) -> u8 {
+pub fn denied_by_links(subject: &Subject, place: &Place) -> u8 {
     if subject.flags & SANDBOX_LINKS == 0 {
         return 0;
     }
     let root = load!(place.sb, sb_root as u64);
     let elsewhere = load!(place.vfsmount, vfsmount_root as u64) != root;
-    denied_by_inode(subject, place.sb, inode, elsewhere)
+    denied_by_inode(subject, place, elsewhere)
 }
 
 /// As [`denied_by_links`], where the mount is not known. A file with a single
 /// link is looked up only with `always`.
 #[inline(always)]
-pub fn denied_by_inode(subject: &Subject, sb: Object, inode: Object, always: bool) -> u8 {
+pub fn denied_by_inode(subject: &Subject, place: &Place, always: bool) -> u8 {
+    let inode = load!(place.dentry, dentry_inode);
     if subject.flags & SANDBOX_LINKS == 0 || inode.is_null() {
         return 0;
     }
@@ -436,7 +439,7 @@ pub fn denied_by_inode(subject: &Subject, sb: Object, inode: Object, always: boo
     }
     let key = HardLink {
         slot: subject.slot,
-        device: load!(sb, sb_dev as u32),
+        device: load!(place.sb, sb_dev as u32),
         inode: load!(inode, inode_number as u64),
     };
     // SAFETY: the entry is copied at once.

@@ -8,7 +8,7 @@ use core::intrinsics::{AtomicOrdering, atomic_cxchg};
 
 /// A tag while the entry is being written.
 pub const BUSY: u64 = 1;
-/// A tag that is none.
+/// Set in the tag of an entry that holds.
 const VALID: u64 = 1 << 63;
 /// Spreads a key over all bits: 2^64 divided by the golden ratio.
 pub const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -37,7 +37,7 @@ pub(crate) struct Args {
     /// Where the suite `syscalls` begins; without it at another place each time, which it prints.
     #[arg(long)]
     seed: Option<u64>,
-    /// Virtual machines at once; by default one for each processor.
+    /// Virtual machines at once; by default one for each processor. Each kernel has two.
     #[arg(long)]
     jobs: Option<usize>,
 }
@@ -107,7 +107,25 @@ fn native() -> Result<Count> {
     Ok(count)
 }
 
-/// Each kernel in a machine of its own, some of them at once.
+/// What one virtual machine is for.
+#[derive(Clone, Copy)]
+struct Machine<'a> {
+    series: &'a str,
+    /// What `vm-tests` is to run.
+    suite: &'a str,
+}
+
+impl Machine<'_> {
+    fn name(self) -> String {
+        format!("kernel {} {}", self.series, self.suite)
+    }
+}
+
+/// All tests of a kernel in two machines of about the same length: two processors then have
+/// something to do until the end. The halves are known to `vm-tests`.
+const HALVES: [&str; 2] = ["second-half", "first-half"];
+
+/// Each machine for itself, some of them at once.
 fn on_kernels(series: &[String], args: &Args) -> Vec<(String, Duration, Count)> {
     let binaries = match Binaries::build() {
         Ok(binaries) => binaries,
@@ -116,34 +134,41 @@ fn on_kernels(series: &[String], args: &Args) -> Vec<(String, Duration, Count)> 
             return vec![("VM".into(), Duration::ZERO, count)];
         }
     };
+    let suites = match &args.suite {
+        Some(suite) => vec![suite.as_str()],
+        None => HALVES.to_vec(),
+    };
+    let machines: Vec<Machine<'_>> = series
+        .iter()
+        .flat_map(|series| suites.iter().map(move |suite| Machine { series, suite }))
+        .collect();
     let jobs = args
         .jobs
         .unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
-    let waiting = Mutex::new(series.iter());
+    let waiting = Mutex::new(machines.iter().enumerate());
     let done = Mutex::new(Vec::new());
     thread::scope(|scope| {
-        for _ in 0..jobs.clamp(1, series.len().max(1)) {
+        for _ in 0..jobs.clamp(1, machines.len().max(1)) {
             scope.spawn(|| {
                 loop {
                     // A lock is poisoned only by a panic, and none of these threads may panic.
                     let next = waiting.lock().map(|mut waiting| waiting.next());
-                    let Ok(Some(series)) = next else { return };
+                    let Ok(Some((at, machine))) = next else {
+                        return;
+                    };
                     let started = Instant::now();
-                    let count = on_kernel(series, args, &binaries).unwrap_or_else(|error| {
-                        could_not_run(&format!("the VM tests on {series}"), &error)
-                    });
+                    let count = in_machine(*machine, args, &binaries)
+                        .unwrap_or_else(|error| could_not_run(&machine.name(), &error));
                     if let Ok(mut done) = done.lock() {
-                        done.push((series.clone(), started.elapsed(), count));
+                        done.push((at, (machine.name(), started.elapsed(), count)));
                     }
                 }
             });
         }
     });
     let mut done = done.into_inner().unwrap_or_default();
-    done.sort_by_key(|(name, ..)| series.iter().position(|series| series == name));
-    done.into_iter()
-        .map(|(name, time, count)| (format!("kernel {name}"), time, count))
-        .collect()
+    done.sort_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Puts the last results of every kernel together, and makes the page of them.
@@ -182,16 +207,16 @@ fn fresh_seed() -> u64 {
     since.as_secs()
 }
 
-fn on_kernel(series: &str, args: &Args, binaries: &Binaries) -> Result<Count> {
+fn in_machine(machine: Machine<'_>, args: &Args, binaries: &Binaries) -> Result<Count> {
+    let Machine { series, suite } = machine;
     let seed = args.seed.unwrap_or_else(fresh_seed);
     let mut boot = Boot::new(
         kernels::fetch(series)?,
         &[With::Node, With::Python],
         binaries,
     )?;
-    let suite = args.suite.as_deref().unwrap_or_default();
     boot.command = vec!["vm-tests".to_owned(), suite.to_owned()];
-    if matches!(suite, "" | "race" | "syscalls") {
+    if matches!(suite, "first-half" | "race" | "syscalls") {
         boot.command
             .extend([args.seconds.to_string(), seed.to_string()]);
     }
@@ -200,7 +225,7 @@ fn on_kernel(series: &str, args: &Args, binaries: &Binaries) -> Result<Count> {
     let results = project()
         .join("target/bypass")
         .join(format!("{series}.json"));
-    if args.suite.as_deref() == Some("bypass") {
+    if suite == "bypass" {
         boot.out.push((
             "/root/bypass/results.json".into(),
             results.display().to_string(),
@@ -212,7 +237,7 @@ fn on_kernel(series: &str, args: &Args, binaries: &Binaries) -> Result<Count> {
     let text = String::from_utf8_lossy(&finished.stdout);
     let count = count::of_vm_tests(&text, finished.status);
     let mut shown = std::io::stdout().lock();
-    writeln!(shown, "\n== kernel {} ==\n{text}", boot.release())?;
+    writeln!(shown, "\n== kernel {} {suite} ==\n{text}", boot.release())?;
     shown.write_all(&finished.stderr)?;
     count
 }

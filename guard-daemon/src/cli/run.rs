@@ -324,6 +324,8 @@ fn attend(control: &OwnedFd, signals: &SignalFd) -> Status {
             return match reply {
                 Some(ControlReply::Exited(status)) => status,
                 Some(ControlReply::Signalled(signal)) => {
+                    let name = Signal::try_from(signal).map_or("?", Signal::as_str);
+                    say(&format!("the server was ended by signal {signal} ({name})"));
                     u8::try_from(128 + signal).unwrap_or(REFUSED)
                 }
                 None => {

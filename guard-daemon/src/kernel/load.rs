@@ -246,7 +246,9 @@ pub fn load_or_adopt() -> Result<Loaded, KernelError> {
     // Left by a supervisor that died while it was loading: nothing runs under it.
     remove_tree(&dir)?;
     refuse_other_version(&dir)?;
-    load(&dir)
+    // Nothing runs under what could not be completed. Should it stay, the next
+    // load removes it.
+    load(&dir).inspect_err(|_| drop(clear()))
 }
 
 fn load(dir: &Path) -> Result<Loaded, KernelError> {

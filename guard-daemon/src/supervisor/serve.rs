@@ -50,6 +50,12 @@ pub enum ServeError {
     /// Sandboxes are there.
     #[error("{0} sandboxes are running: end their servers first")]
     Sandboxes(usize),
+    /// Pins are there that could not be taken over, and perhaps sandboxes.
+    #[error(
+        "the pins below /sys/fs/bpf/guard stay: whether sandboxes live under them cannot be told. \
+         See that cgroup v2 is mounted and that no cgroup is below its `guard`, and try again"
+    )]
+    Unknown,
     /// Something failed.
     #[error("cannot {what}: {source}")]
     Io {
@@ -210,7 +216,20 @@ pub fn teardown() -> Result<(), ServeError> {
         if living > 0 {
             return Err(ServeError::Sandboxes(living));
         }
+        // Without their cgroups nobody knows whether any lives: what confines
+        // them must not be taken away.
+        let known_dead = shared
+            .borrow()
+            .cgroups
+            .as_ref()
+            .is_some_and(|cgroups| cgroups.existing().is_ok_and(|left| left.is_empty()));
         take_down(&shared)?;
+        if !load::pin_root().exists() {
+            return Ok(());
+        }
+        if !known_dead {
+            return Err(ServeError::Unknown);
+        }
         // What could not be taken over.
         load::clear().map_err(|e| ServeError::Kernel(e.to_string()))
     })

@@ -30,7 +30,7 @@ hook! {
     /// `int security_file_truncate(struct file *file)`, from 6.2 on: it is open
     /// for writing, which was judged. What has no path (memfd) cannot be again.
     file_truncate = "file_truncate"(1) |ctx, subject| {
-        let place = of_file(ctx.arg(0));
+        let place = Place::of_file(ctx.arg(0));
         !is_nameless(place.dentry)
             && changed(subject, Op::Truncate, place, FileAccess::Write)
     }
@@ -116,14 +116,9 @@ fn of_path(path: Object) -> Place {
 }
 
 #[inline(always)]
-fn of_file(file: Object) -> Place {
-    Place::of(load!(file, file_dentry), load!(file, file_mnt))
-}
-
-#[inline(always)]
 fn changed(subject: &Subject, op: Op, place: Place, access: FileAccess) -> bool {
     let mut access = Access::unjudged(Kind::File, op, access.bit());
-    access.denied_link = denied_by_links(subject, &place, load!(place.dentry, dentry_inode));
+    access.denied_link = denied_by_links(subject, &place);
     judge_place(subject, place, &mut access)
 }
 
@@ -134,6 +129,6 @@ fn changed_inode(subject: &Subject, op: Op, dentry: Object) -> bool {
     let place = Place::of(dentry, find_mount(subject, dentry));
     let bits = FileAccess::Write.bit();
     let mut access = Access::unjudged(Kind::File, op, bits);
-    access.denied_link = denied_by_inode(subject, place.sb, load!(dentry, dentry_inode), false);
+    access.denied_link = denied_by_inode(subject, &place, false);
     judge_place(subject, place, &mut access)
 }

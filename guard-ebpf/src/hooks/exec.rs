@@ -62,12 +62,11 @@ fn code(subject: &Subject, file: Object, op: Op) -> bool {
     if file.is_null() {
         access.forced = Reason::NoFile as u8;
     }
-    let inode = load!(file, file_inode);
-    let place = Place::of_file(file, inode);
+    let place = Place::of_file(file);
     if is_nameless(place.dentry) {
         // memfd, or unlinked: nobody can look at it afterwards.
         access.forced = Reason::NoFile as u8;
     }
-    access.denied_link = denied_by_links(subject, &place, inode);
+    access.denied_link = denied_by_links(subject, &place);
     judge_often(subject, place, &mut access)
 }

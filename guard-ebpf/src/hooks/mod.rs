@@ -15,7 +15,7 @@ mod unix;
 
 use guard_common::event::{EscapePayload, Kind, Op, Reason};
 
-use crate::emit::{Access, conclude, with_target};
+use crate::emit::{Access, conclude_denial, with_target};
 use crate::subject::Subject;
 
 /// `-EACCES`.
@@ -58,5 +58,5 @@ pub fn refuse(subject: &Subject, op: Op, reason: Reason, pid: u32, detail: u32) 
     let mut access = Access::unjudged(Kind::Escape, op, 0);
     access.reason = reason as u8;
     with_target(&mut access, EscapePayload { pid, detail });
-    conclude(subject, &access)
+    conclude_denial(subject, &access)
 }

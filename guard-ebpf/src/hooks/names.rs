@@ -98,7 +98,7 @@ fn linked(subject: &Subject, old: Object, directory: Object, new: Object) -> boo
     let mut access = side(Op::Link);
     // A file made by O_TMPFILE has no name yet.
     let mut place = Place::of(old, vfsmount);
-    access.denied_link = denied_by_links(subject, &place, load!(old, dentry_inode));
+    access.denied_link = denied_by_links(subject, &place);
     judge(&place, subject, &mut access);
     let verdicts = access.verdicts;
     let refused = conclude(subject, &access);

@@ -47,8 +47,7 @@ hook! {
 #[inline(always)]
 fn opened(subject: &Subject, file: Object) -> bool {
     let flags = load!(file, file_flags as u32);
-    let inode = load!(file, file_inode);
-    let place = Place::of_file(file, inode);
+    let place = Place::of_file(file);
     // Reopening one's own pipe through /proc/self/fd; making a pidfd.
     let magic = place.magic;
     if magic == PIPEFS_MAGIC || magic == PIDFS_MAGIC {
@@ -63,7 +62,7 @@ fn opened(subject: &Subject, file: Object) -> bool {
     if is_nameless(place.dentry) && flags & O_TMPFILE == 0 {
         access.forced = Reason::Deleted as u8;
     }
-    access.denied_link = denied_by_links(subject, &place, inode);
+    access.denied_link = denied_by_links(subject, &place);
     judge_often(subject, place, &mut access)
 }
 
@@ -88,8 +87,7 @@ fn asked(flags: u32) -> u8 {
 
 #[inline(always)]
 fn received(subject: &Subject, file: Object) -> bool {
-    let inode = load!(file, file_inode);
-    let place = Place::of_file(file, inode);
+    let place = Place::of_file(file);
     let magic = place.magic;
     if magic == PIPEFS_MAGIC
         || magic == SOCKFS_MAGIC
@@ -114,6 +112,6 @@ fn received(subject: &Subject, file: Object) -> bool {
     if is_nameless(place.dentry) {
         access.forced = Reason::Deleted as u8;
     }
-    access.denied_link = denied_by_links(subject, &place, inode);
+    access.denied_link = denied_by_links(subject, &place);
     judge_often(subject, place, &mut access)
 }

@@ -29,6 +29,8 @@ mod sandbox;
 #[allow(unreachable_pub)]
 mod servers;
 #[allow(unreachable_pub)]
+mod service;
+#[allow(unreachable_pub)]
 mod sessions;
 #[allow(unreachable_pub)]
 mod walls;
@@ -44,19 +46,11 @@ use guard_daemon::kernel::Kernel;
 /// shared, as `guard daemon` shares it between sessions.
 type Test = (&'static str, fn(&mut Kernel));
 
-/// A test of `guard run` as a whole, whose supervisor loads the kernel side.
+/// A test of `guard run` as a whole.
 type Whole = (&'static str, fn());
 
 /// What takes longer says so.
 const LONG: Duration = Duration::from_secs(15);
-
-fn whole_tests() -> Vec<Whole> {
-    let mut all = Vec::new();
-    all.extend_from_slice(walls::TESTS);
-    all.extend_from_slice(sessions::TESTS);
-    all.extend_from_slice(servers::TESTS);
-    all
-}
 
 fn tests() -> Vec<Test> {
     let mut all = Vec::new();
@@ -66,13 +60,54 @@ fn tests() -> Vec<Test> {
     all
 }
 
+/// What is to run: `vm-tests [WHAT] [ARGUMENTS]`.
+struct Wanted {
+    what: String,
+    arguments: Vec<String>,
+}
+
+impl Wanted {
+    /// A suite by its name; all of them when nothing is named. The two halves
+    /// are for two machines.
+    fn suite(&self, name: &str) -> bool {
+        let half = if matches!(name, "bypass") {
+            "second-half"
+        } else {
+            "first-half"
+        };
+        self.what.is_empty() || self.what == name || self.what == half
+    }
+
+    /// Tests by a part of their name. `kernel` stands for all that need no
+    /// `guard` in the guest.
+    fn of<T: Copy>(&self, kernel: bool, all: &[(&'static str, T)]) -> Vec<(&'static str, T)> {
+        let whole = match self.what.as_str() {
+            "kernel" | "first-half" => Some(kernel),
+            "second-half" => Some(!kernel),
+            "bypass" | "left-out" | "race" | "syscalls" => Some(false),
+            _ => None,
+        };
+        let wanted = |name: &str| whole.unwrap_or_else(|| name.contains(&self.what));
+        let all = all.iter().copied();
+        all.filter(|(name, _)| wanted(name)).collect()
+    }
+
+    fn argument(&self, n: usize) -> &str {
+        self.arguments.get(n).map_or("", String::as_str)
+    }
+}
+
 fn main() -> ExitCode {
-    let filter = std::env::args().nth(1).unwrap_or_default();
-    if filter == "bench-kernel" {
+    let mut arguments = std::env::args().skip(1);
+    let wanted = Wanted {
+        what: arguments.next().unwrap_or_default(),
+        arguments: arguments.collect(),
+    };
+    if wanted.what == "bench-kernel" {
         bench::run();
         return ExitCode::SUCCESS;
     }
-    if filter == "bench-walls" {
+    if wanted.what == "bench-walls" {
         bench::walls::run();
         return ExitCode::SUCCESS;
     }
@@ -87,46 +122,61 @@ fn main() -> ExitCode {
         println!("test {name} ... {}", if ok { "ok" } else { "FAILED" });
         if ok { passed += 1 } else { failed += 1 }
     };
-    let word = |n: usize| std::env::args().nth(n).unwrap_or_default();
-    // `kernel` stands for all that need no `guard` in the guest.
-    let kernel_only = filter == "kernel";
-    let stress = ["bypass", "left-out", "race", "syscalls"].contains(&filter.as_str());
     // First, and taken down at the end: a supervisor would take over what is
     // loaded, and the last supervisor of what follows takes down its own.
-    let of_kernel: Vec<Test> = tests()
-        .into_iter()
-        .filter(|(name, _)| kernel_only || (!stress && name.contains(&filter)))
-        .collect();
+    let of_kernel = wanted.of(true, &tests());
     if !of_kernel.is_empty() {
         on_the_kernel(&of_kernel, &mut tell);
     }
-    for (name, test) in whole_tests() {
-        if !kernel_only && !stress && name.contains(&filter) {
+    for on_demand in [walls::ON_DEMAND, sessions::ON_DEMAND] {
+        for (name, test) in wanted.of(false, on_demand) {
             tell(name, apart(test));
         }
     }
-    // `vm-tests bypass [TECHNIQUE]`, `race SECONDS`, `syscalls SECONDS SEED`.
-    let wanted = |suite: &str| filter.is_empty() || filter == suite;
-    let seconds = word(2).parse().unwrap_or(30);
-    if wanted("bypass") {
-        let technique = if stress { word(2) } else { String::new() };
-        bypass_suite::run(&technique, &mut tell);
+    let served = [walls::TESTS, sessions::TESTS, servers::TESTS].concat();
+    let served = wanted.of(false, &served);
+    if !served.is_empty() {
+        let service = service::Service::start();
+        for (name, test) in served {
+            tell(name, apart(test));
+        }
+        tell("service_ends", service.end());
     }
-    // `vm-tests left-out [HOOK]`, which starts guard for each hook: by name only.
-    if filter == "left-out" {
-        bypass_suite::left_out::run(&word(2), &mut tell);
-    }
-    if wanted("race") {
-        bypass_suite::race::run(seconds, &mut tell);
-    }
-    if wanted("syscalls") {
-        bypass_suite::fuzz::run(seconds, word(3).parse().unwrap_or(1), &mut tell);
-    }
+    stress(&wanted, &mut tell);
     println!("{passed} passed, {failed} failed");
     if failed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    }
+}
+
+/// `bypass [TECHNIQUE]`, `left-out [HOOK]`, and `race SECONDS [SEED]`,
+/// `syscalls SECONDS [SEED]`, whose arguments the first half takes too.
+fn stress(wanted: &Wanted, tell: &mut impl FnMut(&str, bool)) {
+    if wanted.suite("bypass") {
+        let technique = match wanted.what.as_str() {
+            "bypass" => wanted.argument(0),
+            _ => "",
+        };
+        bypass_suite::run(technique, tell);
+    }
+    // It starts guard for each hook: by name only.
+    if wanted.what == "left-out" {
+        bypass_suite::left_out::run(wanted.argument(0), tell);
+    }
+    let race = wanted.suite("race");
+    let syscalls = wanted.suite("syscalls");
+    if race || syscalls {
+        let _service = service::Service::start();
+        let seconds = wanted.argument(0).parse().unwrap_or(30);
+        if race {
+            bypass_suite::race::run(seconds, tell);
+        }
+        if syscalls {
+            let seed = wanted.argument(1).parse().unwrap_or(1);
+            bypass_suite::fuzz::run(seconds, seed, tell);
+        }
     }
 }
 

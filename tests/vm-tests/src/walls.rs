@@ -11,12 +11,17 @@ use crate::sessions::guard::{
     NOTES, NOTES_TEXT, POLICY, Run, SECRET, Session, Trail, cgroups, kill, nothing_left, supervisor,
 };
 
-/// The tests. The first needs a host on which no controller was used yet.
-pub const TESTS: &[Whole] = &[
+/// Under a supervisor that comes on demand. The first needs a host on which no
+/// controller was used yet.
+pub const ON_DEMAND: &[Whole] = &[
     ("walls::missing_controller", missing_controller),
+    ("walls::supervisor_killed", supervisor_killed),
+];
+
+/// Under the service.
+pub const TESTS: &[Whole] = &[
     ("walls::refused_calls", refused_calls),
     ("walls::flood_of_refused_calls", flood),
-    ("walls::supervisor_killed", supervisor_killed),
     ("walls::io_uring", io_uring),
     ("walls::landlock", landlock),
     ("walls::max_write_size", max_write_size),

@@ -5,11 +5,9 @@ use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
 use bypass::place::{GUARDS, INHERITED};
-
-use crate::sessions::guard::eventually;
 
 /// What hosts may have set. Those that a kernel has not got are skipped.
 const LOOSE: &[(&str, &str)] = &[
@@ -96,66 +94,6 @@ impl Drop for StandIns {
             fs::remove_dir_all(dir).expect("remove a directory");
         }
         fs::remove_dir("/sys/fs/bpf/guard").expect("remove a directory");
-    }
-}
-
-/// `guard daemon`, so that its number is known before the attacks run.
-pub struct Supervisor {
-    child: Child,
-}
-
-impl Supervisor {
-    /// Starts it.
-    pub fn start() -> Self {
-        let child = Command::new("guard")
-            .arg("daemon")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("start guard daemon");
-        eventually("the supervisor listens", || {
-            Path::new("/run/guard/guard.sock").exists()
-        });
-        // The first sandbox loads the kernel programs, which takes its time on an emulated
-        // processor: no attack shall wait for that.
-        let first = Command::new("guard")
-            .args(["run", "--user", "user", "--policy", "default"])
-            .args([
-                "--audit-file",
-                "/root/bypass/first.jsonl",
-                "--",
-                "bypass",
-                "reached",
-            ])
-            .current_dir("/srv")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .status();
-        let first = first.expect("run guard");
-        assert!(first.success(), "guard starts nothing: {first}");
-        Self { child }
-    }
-
-    /// Its process.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Whether it still runs.
-    pub fn alive(&self) -> bool {
-        fs::read_to_string(format!("/proc/{}/stat", self.pid()))
-            .is_ok_and(|text| !text.contains(") Z "))
-    }
-}
-
-impl Drop for Supervisor {
-    fn drop(&mut self) {
-        // SAFETY: takes integers; the child was not waited for.
-        unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) };
-        let _ = self.child.wait();
-        let _ = Command::new("guard")
-            .args(["daemon", "--teardown"])
-            .status();
     }
 }
 

@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::host;
 use super::judge::{belongs, describe, succeeded};
 use super::phase::{Observation, Phase};
+use crate::service::Service;
 
 /// Runs the suite, or of it the hook named `only`.
 pub fn run(only: &str, tell: &mut dyn FnMut(&str, bool)) {
@@ -27,7 +28,7 @@ pub fn run(only: &str, tell: &mut dyn FnMut(&str, bool)) {
             .filter(|e| e.hook() == Some(hook))
             .filter(|e| !e.requires.as_ref().is_some_and(|r| r.lacks(&release)))
             .collect();
-        let supervisor = host::Supervisor::start();
+        let supervisor = Service::start();
         let pins = pins(hook);
         for pin in &pins {
             fs::remove_file(pin).expect("remove a pin");

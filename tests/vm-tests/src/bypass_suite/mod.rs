@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use bypass::docs;
 use bypass::manifest::{self, Entry, Uid};
 
+use crate::service::Service;
 use judge::Row;
 use phase::{Observation, Phase};
 
@@ -40,7 +41,7 @@ pub fn run(only: &str, tell: &mut dyn FnMut(&str, bool)) {
         pass("controls have run");
     }
     drop(stand_ins);
-    let supervisor = host::Supervisor::start();
+    let supervisor = Service::start();
     pass("guard runs");
     let mut guarded = BTreeMap::new();
     let mut events = Vec::new();

@@ -12,7 +12,8 @@ use bypass::place::{ALLOWED_PORT, GUARDS, Place};
 use bypass::serve::Report;
 use serde_json::Value;
 
-use super::host::{Inherited, Supervisor, furnish};
+use super::host::{Inherited, furnish};
+use crate::service::Service;
 use crate::sessions::guard::{Trail, eventually};
 
 /// What was seen of one technique.
@@ -242,7 +243,7 @@ impl<'a> Phase<'a> {
     }
 
     /// Runs all under guard.
-    pub fn guarded(self, name: &str, supervisor: &Supervisor) -> Guarded {
+    pub fn guarded(self, name: &str, supervisor: &Service) -> Guarded {
         let text = self.policy();
         let (policy, trail, user) = match self.uid {
             Uid::User => (

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::service;
+
 /// What the servers may use.
 pub const PROJECT: &str = "/srv/project";
 /// A file there whose name every policy here denies, though anybody may read it.
@@ -332,16 +334,26 @@ pub fn cgroups() -> Vec<PathBuf> {
     paths.filter(|path| path.is_dir()).collect()
 }
 
-/// Waits until the supervisor has ended and nothing of any sandbox is left.
+/// Waits until nothing of any sandbox is left, and no supervisor that came on demand.
 pub fn nothing_left() {
-    for program in ["/usr/local/bin/guard", "/usr/local/bin/fake-mcp"] {
-        eventually(&format!("no process of {program} is left"), || {
-            running(program).is_empty()
-        });
+    eventually("no process of fake-mcp is left", || {
+        running("/usr/local/bin/fake-mcp").is_empty()
+    });
+    let service: Vec<i32> = service::running()
+        .map(|pid| pid as i32)
+        .into_iter()
+        .collect();
+    eventually("no process of guard is left but its service", || {
+        running("/usr/local/bin/guard") == service
+    });
+    if service.is_empty() {
+        let pins = Path::new("/sys/fs/bpf/guard");
+        assert!(!pins.exists(), "{} is there", pins.display());
+    } else {
+        // An on-demand supervisor ends after it has removed them.
+        eventually("no cgroup is left", || cgroups().is_empty());
     }
     assert_eq!(cgroups(), Vec::<PathBuf>::new());
-    let pins = Path::new("/sys/fs/bpf/guard");
-    assert!(!pins.exists(), "{} is there", pins.display());
 }
 
 /// Sends a signal.

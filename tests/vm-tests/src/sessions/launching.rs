@@ -1,6 +1,7 @@
 //! Programs, environment, exit status, and refusals to start.
 
 use std::io::Write;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
@@ -121,5 +122,36 @@ pub fn refusals() {
         assert!(message.contains(reason), "{arguments:?}: {message}");
         assert!(stderr.contains(reason), "{arguments:?}: {stderr}");
     }
+    nothing_left();
+}
+
+/// What a supervisor could load in part is taken down at once, and the client
+/// learns which program the kernel refused.
+pub fn failed_load() {
+    // Maps need CAP_BPF, the programs CAP_PERFMON, too.
+    const DROPPED: [libc::c_ulong; 2] = [21 /* CAP_SYS_ADMIN */, 38 /* CAP_PERFMON */];
+    let mut guard = Command::new("guard");
+    guard
+        .args([
+            "run", "--user", "user", "--policy", "default", "--", "fake-mcp",
+        ])
+        .current_dir("/srv")
+        .stdin(Stdio::null());
+    // SAFETY: the closure only makes system calls.
+    unsafe {
+        guard.pre_exec(|| {
+            let drop = |capability: libc::c_ulong| {
+                libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) == 0
+            };
+            match DROPPED.into_iter().all(drop) {
+                true => Ok(()),
+                false => Err(std::io::Error::last_os_error()),
+            }
+        })
+    };
+    let output = guard.output().expect("start guard run");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{stderr}");
+    assert!(stderr.contains("refuses the program"), "{stderr}");
     nothing_left();
 }

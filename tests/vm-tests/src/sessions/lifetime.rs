@@ -128,3 +128,39 @@ pub fn supervisor_killed() {
     assert!(trail.verified());
     nothing_left();
 }
+
+/// Without one of its pins nobody can vouch for a sandbox: the next supervisor
+/// ends what runs, says why, and starts nothing until all is cleared.
+pub fn pin_removed() {
+    let mut session = Run::fake("unvouched", POLICY).start();
+    session.initialize();
+    let first = supervisor();
+    kill(first, libc::SIGKILL);
+    eventually("the supervisor is dead", || !lives(first));
+    let versions = std::fs::read_dir("/sys/fs/bpf/guard").expect("guard's pins");
+    let version = versions.flatten().next().expect("a version").path();
+    let pin = version.join("links/sb_mount");
+    std::fs::remove_file(&pin).expect("remove a pin");
+    let pin = pin.to_str().expect("UTF-8").to_owned();
+    still_confined_and_connected(&mut session, SECRET);
+
+    let mut refused = Run::fake("refused", POLICY).start();
+    let id = refused.request("initialize", &json!({}));
+    let answer = refused.receive();
+    assert_eq!(answer["id"], id, "{answer}");
+    let message = answer["error"]["message"].as_str().expect("a message");
+    assert!(message.contains(&pin), "{message}");
+    assert!(message.contains("--teardown"), "{message}");
+    assert_eq!(refused.status(), Some(125), "{}", refused.stderr());
+
+    assert_ne!(session.status(), Some(0), "{}", session.stderr());
+    assert!(!session.stderr().is_empty(), "it ends with a word");
+    session.trail.wait("its end", |e| {
+        e["kind"] == "sandbox" && e["op"] == "stop" && e["reason"] == "swept"
+    });
+    assert!(session.trail.verified());
+    eventually("a teardown clears what is left", || {
+        guard(&["daemon", "--teardown"]).status.success()
+    });
+    nothing_left();
+}

@@ -1,7 +1,6 @@
 //! What `guard run` promises, proven through it: as root, under the real kernel.
 //!
-//! The supervisors of these tests load the programs themselves. So they run
-//! before this program has loaded them, and each test leaves nothing behind.
+//! Each leaves nothing behind.
 
 mod attribution;
 mod denial;
@@ -12,10 +11,19 @@ mod network;
 
 use crate::Whole;
 
-/// The tests.
-pub const TESTS: &[Whole] = &[
+/// Under a supervisor that comes on demand, loads the programs and goes with them.
+pub const ON_DEMAND: &[Whole] = &[
     ("sessions::doctor", denial::doctor),
     ("sessions::a_denied_path", denial::path),
+    ("sessions::refusals", launching::refusals),
+    ("sessions::failed_load", launching::failed_load),
+    ("sessions::relay_killed", lifetime::relay),
+    ("sessions::supervisor_killed", lifetime::supervisor_killed),
+    ("sessions::pin_removed", lifetime::pin_removed),
+];
+
+/// Under the service.
+pub const TESTS: &[Whole] = &[
     ("sessions::calls_of_accesses", attribution::labels),
     ("sessions::network", network::connections),
     (
@@ -23,7 +31,4 @@ pub const TESTS: &[Whole] = &[
         launching::programs_and_environment,
     ),
     ("sessions::exit_status", launching::exit_status),
-    ("sessions::refusals", launching::refusals),
-    ("sessions::relay_killed", lifetime::relay),
-    ("sessions::supervisor_killed", lifetime::supervisor_killed),
 ];
