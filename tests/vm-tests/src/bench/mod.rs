@@ -201,9 +201,10 @@ pub fn run() {
     let ten = inside(&mut kernel, 10, 0, open);
     let thousand = inside(&mut kernel, 1000, 0, open);
     let many = among_many(&mut kernel);
+    let costs = kernel.costs().iter();
+    let programs: Vec<String> = costs.map(|cost| cost.name.clone()).collect();
     kernel.teardown().expect("unload");
-    // Programs go after some grace periods.
-    std::thread::sleep(std::time::Duration::from_secs(5));
+    assert!(crate::nothing_loaded(&programs), "all programs go");
     let again = outside(open, || ());
 
     let mut out = Map::new();
