@@ -3,7 +3,7 @@
 
 /// Version of the layouts in this crate. Pinned maps and programs of another
 /// version are never adopted.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Rule sets in one policy (server-wide, startup, background, tools): one bit
 /// each of the slot's `active` word.
@@ -44,8 +44,15 @@ pub const MEMO_ENTRIES: usize = 512;
 /// Directories that are remembered for each sandbox.
 pub const DIRECTORY_ENTRIES: usize = 128;
 
-/// Address rules in one policy.
+/// Address rules for connecting in one policy, and such for listening.
 pub const MAX_NET_RULES: u32 = 256;
+
+/// Bytes of the longest abstract name of a unix socket (`UNIX_PATH_MAX`, less
+/// the zero in front).
+pub const MAX_ABSTRACT_NAME: usize = 107;
+
+/// Abstract names that all sandboxes together may connect to.
+pub const MAX_ABSTRACT_NAMES: u32 = 1 << 13;
 
 /// Calls in flight that a slot can name. The relay refuses further requests,
 /// so that no candidate of an ambiguous event is ever left out.

@@ -119,6 +119,8 @@ pub fn header<T: Table>(table: &T) -> TableHeader {
         rule_sets: table.u32(44),
         boundaries: table.u32(48),
         boundaries_len: table.u32(52),
+        listen_rules: table.u32(56),
+        listen_len: table.u32(60),
     }
 }
 
@@ -206,9 +208,20 @@ impl SliceTable<'_> {
     #[must_use]
     pub fn net_masks(&self, addr: (u64, u64), port: u16) -> AccessMasks {
         let head = header(self);
+        self.masks_by(head.net_rules, head.net_len, addr, port)
+    }
+
+    /// What they say of being reached at an address and port of this host.
+    #[must_use]
+    pub fn listen_masks(&self, addr: (u64, u64), port: u16) -> AccessMasks {
+        let head = header(self);
+        self.masks_by(head.listen_rules, head.listen_len, addr, port)
+    }
+
+    fn masks_by(&self, rules: u32, len: u32, addr: (u64, u64), port: u16) -> AccessMasks {
         let mut masks = AccessMasks::default();
-        for index in 0..head.net_len {
-            add_net_rule(self, head.net_rules, index, addr, port, &mut masks);
+        for index in 0..len {
+            add_net_rule(self, rules, index, addr, port, &mut masks);
         }
         masks
     }

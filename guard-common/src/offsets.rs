@@ -129,6 +129,12 @@ offsets! {
     sock_cgroup = "sock"."sk_cgrp_data.cgroup",
     /// Family of a socket.
     sock_family = "sock"."__sk_common.skc_family",
+    /// IPv4 address that it is bound to.
+    sock_rcv_saddr = "sock"."__sk_common.skc_rcv_saddr",
+    /// IPv6 address that it is bound to.
+    sock_v6_rcv_saddr = "sock"."__sk_common.skc_v6_rcv_saddr",
+    /// Port that it is bound to, in host order.
+    sock_num = "sock"."__sk_common.skc_num",
     /// Address of a unix socket.
     unix_addr = "unix_sock"."addr",
     /// Where a unix socket lies: null when it is in no directory.

@@ -2,7 +2,9 @@
 //! relay says which calls are in flight.
 
 use crate::event::EventHeader;
-use crate::limits::{DIRECTORY_ENTRIES, MAX_CALLS, MAX_NAME, MAX_PATH, MEMO_ENTRIES, SLOT_SIZE};
+use crate::limits::{
+    DIRECTORY_ENTRIES, MAX_ABSTRACT_NAME, MAX_CALLS, MAX_NAME, MAX_PATH, MEMO_ENTRIES, SLOT_SIZE,
+};
 
 /// Global settings, memory `CONFIG`.
 #[repr(C)]
@@ -192,6 +194,36 @@ pub struct HardLink {
     pub inode: u64,
 }
 
+/// Key of the map `ABSTRACT_NAMES`: an abstract name of a unix socket that the
+/// rules of one sandbox name. Its value is what they say.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AbstractName {
+    /// The sandbox's slot.
+    pub slot: u32,
+    /// Bytes of the name, without the zero in front.
+    pub len: u32,
+    /// The name, and zeros.
+    pub name: [u8; 112],
+}
+
+impl AbstractName {
+    /// The key of a name; `None` for one that is too long.
+    #[must_use]
+    pub fn new(slot: u32, name: &[u8]) -> Option<Self> {
+        let mut key = Self {
+            slot,
+            len: name.len() as u32,
+            name: [0; 112],
+        };
+        if name.len() > MAX_ABSTRACT_NAME {
+            return None;
+        }
+        key.name.get_mut(..name.len())?.copy_from_slice(name);
+        Some(key)
+    }
+}
+
 /// Where one record is put together (map `SCRATCH`). The header lies right
 /// before the call numbers, and those right before the payload; for few calls
 /// the record starts later.
@@ -227,7 +259,9 @@ const _: () = assert!(size_of::<Config>() == 16);
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Config, Counters, HardLink, SandboxEntry, Slot};
+    use crate::table::AccessMasks;
+
+    use super::{AbstractName, Config, Counters, HardLink, SandboxEntry, Slot};
     // SAFETY: repr(C), integers only, no padding (sizes asserted above), every bit pattern valid.
     unsafe impl aya::Pod for Config {}
     // SAFETY: as for Config.
@@ -238,6 +272,10 @@ mod pod {
     unsafe impl aya::Pod for Counters {}
     // SAFETY: as for Config; two u32, one u64.
     unsafe impl aya::Pod for HardLink {}
+    // SAFETY: as for Config; two u32, bytes.
+    unsafe impl aya::Pod for AbstractName {}
+    // SAFETY: as for Config; three u64.
+    unsafe impl aya::Pod for AccessMasks {}
 }
 
 #[cfg(test)]

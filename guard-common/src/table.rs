@@ -16,6 +16,7 @@
 //! TRANSITIONS_OFFSET     rows, ROW_UNIT bytes or a multiple each
 //! header.outputs         [Output; outputs_len]     8-byte aligned
 //! header.net_rules       [NetRule; net_len]        8-byte aligned
+//! header.listen_rules    [NetRule; listen_len]     8-byte aligned
 //! header.boundaries      [u16; boundaries_len]
 //! ```
 //! A state *is* its row's number, counted in [`ROW_UNIT`]s, so that a step is
@@ -85,6 +86,10 @@ pub struct TableHeader {
     pub boundaries: u32,
     /// Number of boundaries.
     pub boundaries_len: u32,
+    /// Offset of the address rules for binding and listening.
+    pub listen_rules: u32,
+    /// Number of them, up to [`crate::limits::MAX_NET_RULES`].
+    pub listen_len: u32,
 }
 
 /// For one kind of access, which rule sets allow, deny, or want a person to
@@ -118,13 +123,15 @@ pub enum FileAccess {
     Write = 1,
     /// Execute, or map as code.
     Exec = 2,
+    /// Connect to a unix socket, or send to one.
+    Connect = 3,
 }
 
 impl FileAccess {
     /// Number of kinds.
-    pub const COUNT: usize = 3;
+    pub const COUNT: usize = 4;
     /// All kinds, in the order of their numbers.
-    pub const ALL: [Self; Self::COUNT] = [Self::Read, Self::Write, Self::Exec];
+    pub const ALL: [Self; Self::COUNT] = [Self::Read, Self::Write, Self::Exec, Self::Connect];
 
     /// The bit that stands for this kind in an event's `access`.
     #[must_use]
@@ -156,9 +163,9 @@ pub struct NetRule {
     pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<TableHeader>() == 56);
+const _: () = assert!(size_of::<TableHeader>() == 64);
 const _: () = assert!(size_of::<AccessMasks>() == 24);
-const _: () = assert!(size_of::<Output>() == 72);
+const _: () = assert!(size_of::<Output>() == 96);
 const _: () = assert!(size_of::<NetRule>() == 64);
 const _: () = assert!(MAX_RULE_SETS == u64::BITS);
 const _: () = assert!(size_of::<TableHeader>() <= CLASS_MAP_OFFSET as usize);

@@ -9,11 +9,12 @@ use core::cell::UnsafeCell;
 
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, RingBuf};
 use aya_ebpf::macros::btf_map;
-use guard_common::limits::{ARENA_SIZE, MAX_SANDBOXES};
+use guard_common::limits::{ARENA_SIZE, MAX_ABSTRACT_NAMES, MAX_SANDBOXES};
 use guard_common::sandbox::{
-    CELLS, Config, Counters, Directories, HardLink, MAX_HARD_LINKS, Memo, SandboxEntry, Scratch,
-    Slot,
+    AbstractName, CELLS, Config, Counters, Directories, HardLink, MAX_HARD_LINKS, Memo,
+    SandboxEntry, Scratch, Slot,
 };
+use guard_common::table::AccessMasks;
 
 /// `BPF_F_MMAPABLE`: user space writes by plain stores.
 const MMAPABLE: usize = 1 << 10;
@@ -73,6 +74,11 @@ pub static SLOTS: ArrayOfMaps<Array<Slot, 1, MMAPABLE>, { MAX_SANDBOXES as usize
 /// access bits that it denies: for names that were linked to them elsewhere.
 #[btf_map]
 pub static HARD_LINKS: HashMap<HardLink, u32, { MAX_HARD_LINKS as usize }> = HashMap::new();
+
+/// Abstract names that rules of a sandbox name, and what they say.
+#[btf_map]
+pub static ABSTRACT_NAMES: HashMap<AbstractName, AccessMasks, { MAX_ABSTRACT_NAMES as usize }> =
+    HashMap::new();
 
 /// Counters by slot.
 #[btf_map]

@@ -150,10 +150,12 @@ fn file(event: &Event, op: Op, path: &[u8]) -> FileAccess {
     let access = TableAccess::ALL
         .into_iter()
         .filter(|a| header.access & a.bit() != 0)
-        .map(|a| match a {
-            TableAccess::Read => Access::Read,
-            TableAccess::Write => Access::Write,
-            TableAccess::Exec => Access::Exec,
+        .filter_map(|a| match a {
+            TableAccess::Read => Some(Access::Read),
+            TableAccess::Write => Some(Access::Write),
+            TableAccess::Exec => Some(Access::Exec),
+            // Reported as an event of the network.
+            TableAccess::Connect => None,
         })
         .collect();
     FileAccess {

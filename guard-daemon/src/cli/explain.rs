@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::check::{load, print};
-use crate::policy::{Access, Decision, parse_access, verdict_name};
+use crate::policy::{Decision, parse_access, verdict_name};
 
 /// Say what a policy makes of an access, and which rule decides
 #[derive(Debug, Args)]
@@ -19,7 +19,8 @@ pub struct ExplainArgs {
     /// Give a value to ${KEY}
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = super::check::key_value)]
     pub set: Vec<(String, String)>,
-    /// "read /path", "write /path", "exec /path" or "connect ADDRESS:PORT"
+    /// "read /path", "write /path", "exec /path", "connect ADDRESS:PORT",
+    /// "connect /path", "connect @name" or "listen ADDRESS:PORT"
     #[arg(required = true)]
     pub access: Vec<String>,
     /// The command that the policy is for, last of all
@@ -32,7 +33,7 @@ fn accesses(words: &[String]) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
     let mut rest = words.iter();
     while let Some(word) = rest.next() {
-        let alone = ["read", "write", "exec", "connect"].contains(&word.as_str());
+        let alone = ["read", "write", "exec", "connect", "listen"].contains(&word.as_str());
         match rest.as_slice().first() {
             Some(next) if alone => {
                 out.push(format!("{word} {next}"));
@@ -64,8 +65,7 @@ pub fn run(args: &ExplainArgs) -> ExitCode {
     let mut status = ExitCode::SUCCESS;
     for text in accesses(&args.access) {
         let decision = match parse_access(&text) {
-            Ok(Access::File(access, path)) => policy.explain_path(&path, access, active),
-            Ok(Access::Connect(addr, port)) => policy.explain_net(addr, port, active),
+            Ok(access) => policy.explain(&access, active),
             Err((message, help)) => {
                 eprintln!("error: {message}");
                 if let Some(help) = help {

@@ -185,6 +185,7 @@ pub const MAPS: &[&str] = &[
     "MEMO",
     "DIRECTORIES",
     "HARD_LINKS",
+    "ABSTRACT_NAMES",
     "COUNTERS",
     "SCRATCH",
     "DENIALS",

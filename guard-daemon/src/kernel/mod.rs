@@ -17,7 +17,11 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
 use guard_common::event::{DecodeError, Event, decode};
-use guard_common::sandbox::{Config, Counters, Directories, HardLink, Memo, SandboxEntry};
+use guard_common::sandbox::{
+    AbstractName, Config, Counters, Directories, HardLink, Memo, SandboxEntry,
+};
+
+use guard_common::table::AccessMasks;
 
 use arena::Arena;
 pub use arena::Published;
@@ -48,6 +52,7 @@ pub struct Kernel {
     memo: PerSlot,
     directories: PerSlot,
     links: HashMap<MapData, HardLink, u32>,
+    abstract_names: HashMap<MapData, AbstractName, AccessMasks>,
     denials: RingBuf<MapData>,
     allows: RingBuf<MapData>,
     arena: Arena,
@@ -92,6 +97,8 @@ impl Kernel {
         )?;
         let links =
             HashMap::try_from(take("HARD_LINKS")?).map_err(KernelError::map("HARD_LINKS"))?;
+        let abstract_names = HashMap::try_from(take("ABSTRACT_NAMES")?)
+            .map_err(KernelError::map("ABSTRACT_NAMES"))?;
         let denials = RingBuf::try_from(take("DENIALS")?).map_err(KernelError::map("DENIALS"))?;
         let allows = RingBuf::try_from(take("ALLOWS")?).map_err(KernelError::map("ALLOWS"))?;
         let Map::ArrayOfMaps(pages) = take("SLOTS")? else {
@@ -109,6 +116,7 @@ impl Kernel {
             memo,
             directories,
             links,
+            abstract_names,
             denials,
             allows,
             arena,
@@ -209,6 +217,35 @@ impl Kernel {
         keys.filter(|file| file.slot == slot).collect()
     }
 
+    /// Says what a slot's rules say of unix sockets with this abstract name.
+    ///
+    /// # Errors
+    /// When there are too many for all sandboxes together.
+    pub fn name_socket(
+        &mut self,
+        slot: u32,
+        name: &[u8],
+        masks: AccessMasks,
+    ) -> Result<(), KernelError> {
+        let key = AbstractName::new(slot, name).ok_or(KernelError::Map {
+            map: "ABSTRACT_NAMES",
+            reason: format!("a name of {} bytes", name.len()),
+        })?;
+        self.abstract_names
+            .insert(key, masks, 0)
+            .map_err(KernelError::map("ABSTRACT_NAMES"))
+    }
+
+    fn unname_sockets(&mut self, slot: u32) {
+        let keys = self.abstract_names.keys().flatten();
+        let of_slot: Vec<AbstractName> = keys.filter(|key| key.slot == slot).collect();
+        for key in of_slot {
+            if let Err(error) = self.abstract_names.remove(&key) {
+                tracing::debug!(slot, %error, "a socket's name stays");
+            }
+        }
+    }
+
     /// Puts one more page into the pool of slots when few are ready: 14 to
     /// 31 ms on kernels before 7, so call it when nobody waits. True when
     /// there is more to do.
@@ -224,6 +261,7 @@ impl Kernel {
         for file in self.named_files(index) {
             self.unname_file(&file);
         }
+        self.unname_sockets(index);
         self.slots.release(index);
     }
 

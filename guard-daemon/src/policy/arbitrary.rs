@@ -110,10 +110,11 @@ fn glob(random: &mut Random, allow: bool) -> String {
     out
 }
 
-/// Lists of globs, by their keys in `[files]`, no rule twice.
+/// Lists of globs, by their keys in `[files]` and `unix` in `[network]`, no
+/// rule twice.
 pub type FileRules = Vec<(&'static str, Vec<String>)>;
 
-/// A random `[files]` section.
+/// Random rules over paths.
 pub fn files(random: &mut Random) -> FileRules {
     let mut out = Vec::new();
     for (key, allow) in [
@@ -122,11 +123,12 @@ pub fn files(random: &mut Random) -> FileRules {
         ("exec", true),
         ("deny", false),
         ("approve", false),
+        ("unix", true),
     ] {
         let mut rules = Vec::new();
         for index in 0..random.below(3) {
             let mut rule = glob(random, allow);
-            if index > 0 && random.one_in(3) {
+            if index > 0 && key != "unix" && random.one_in(3) {
                 rule.insert(0, '!');
             }
             if !rules.contains(&rule) {
@@ -143,6 +145,10 @@ pub fn files(random: &mut Random) -> FileRules {
 pub fn text(files: &FileRules) -> String {
     let mut out = String::from("version = 1\n[files]\n");
     for (key, rules) in files {
+        if *key == "unix" {
+            // The last of them.
+            out.push_str("[network]\n");
+        }
         let rules: Vec<String> = rules.iter().map(|rule| format!("'{rule}'")).collect();
         out.push_str(&format!("{key} = [{}]\n", rules.join(", ")));
     }

@@ -78,15 +78,24 @@ impl std::fmt::Display for TooLarge {
 /// States that may be made before minimisation, which leaves most of them.
 pub(crate) const MAX_RAW_STATES: usize = 1 << 16;
 
+/// Address rules of a table.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Addresses {
+    /// For connecting and sending.
+    pub(crate) network: Vec<NetRule>,
+    /// For binding and listening.
+    pub(crate) listen: Vec<NetRule>,
+}
+
 /// Compiles lists and address rules into the bytes of a table.
 pub(crate) fn table(
     lists: &[List],
-    network: &[NetRule],
+    addresses: &Addresses,
     rule_sets: u32,
     max_states: usize,
 ) -> Result<Vec<u8>, TooLarge> {
     let groups = groups::group(lists);
     let nfa = nfa::Nfa::build(&groups);
     let dfa = minimise::minimise(&subset::determinise(&nfa, &groups, max_states)?);
-    encode::encode(&dfa, network, rule_sets)
+    encode::encode(&dfa, addresses, rule_sets)
 }

@@ -144,7 +144,7 @@ mod tests {
             "version = 1\n[files]\nread = [\"/srv/**\"]\n\
              deny = [\"/srv/{a,b}\", \"/srv/c*\", \"/srv/d/**\", \"!/srv/b\", \"${tmp}/x\"]\n",
         );
-        let expected = [(b"/srv/a".to_vec(), 7), (b"/tmp/g/x".to_vec(), 7)];
+        let expected = [(b"/srv/a".to_vec(), 15), (b"/tmp/g/x".to_vec(), 15)];
         assert_eq!(policy.denied_files(), expected.into());
     }
 }

@@ -7,13 +7,13 @@ use guard_common::limits::{MAX_NET_RULES, MAX_RULE_SETS};
 use guard_common::table::{AccessMasks, NetRule};
 use sha2::{Digest, Sha256};
 
-use super::automaton;
+use super::automaton::{self, Addresses};
 use super::ceiling;
 use super::document::{AuditLog, AuditSettings, ProcessLimits, WhenFull};
 use super::error::{Errors, PolicyError, PolicyErrors};
-use super::examples::{Access, Example};
+use super::examples::Example;
 use super::lists::{Kind, List, Rule};
-use super::network::NetworkRule;
+use super::network::{AbstractRule, NetworkRule};
 use super::resolve::Resolved;
 
 /// Settings of a sandbox that follow from its policy.
@@ -41,6 +41,8 @@ pub struct CompiledPolicy {
     flags: Flags,
     pub(super) lists: Vec<List>,
     pub(super) network: Vec<NetworkRule>,
+    pub(super) listen: Vec<NetworkRule>,
+    pub(super) abstract_names: Vec<AbstractRule>,
 }
 
 impl CompiledPolicy {
@@ -113,6 +115,17 @@ impl CompiledPolicy {
         ceiling::denied_files(&self.lists)
     }
 
+    /// Abstract names of unix sockets that rules of any set name, and what they
+    /// say.
+    #[must_use]
+    pub fn abstract_names(&self) -> BTreeMap<&[u8], AccessMasks> {
+        let mut names = BTreeMap::<&[u8], AccessMasks>::new();
+        for rule in &self.abstract_names {
+            names.entry(&rule.name).or_default().allow |= rule.sets;
+        }
+        names
+    }
+
     /// `[audit]`.
     #[must_use]
     pub fn audit(&self) -> AuditSettings {
@@ -154,21 +167,32 @@ pub(super) fn compile_within(
     }
     let mut lists = Vec::new();
     let mut network = Vec::new();
+    let mut listen = Vec::new();
+    let mut abstract_names = Vec::new();
     for (index, set) in sets.iter().enumerate() {
+        let of_set = |rule: &NetworkRule| NetworkRule {
+            sets: 1 << index,
+            ..rule.clone()
+        };
+        network.extend(set.network.iter().map(of_set));
+        listen.extend(set.listen.iter().map(of_set));
+        abstract_names.extend(set.abstract_names.iter().map(|rule| AbstractRule {
+            sets: 1 << index,
+            ..rule.clone()
+        }));
         lists.extend(set.lists.iter().map(|list| List {
             sets: 1 << index,
             ..list.clone()
         }));
-        network.extend(set.network.iter().map(|rule| NetworkRule {
-            sets: 1 << index,
-            ..rule.clone()
-        }));
     }
     let rule_sets = sets.len() as u32;
-    let net_rules = net_rules(&network, main)?;
-    let table = automaton::table(&lists, &net_rules, rule_sets, max_states).map_err(|error| {
+    let addresses = Addresses {
+        network: net_rules(&network, main)?,
+        listen: net_rules(&listen, main)?,
+    };
+    let table = automaton::table(&lists, &addresses, rule_sets, max_states).map_err(|error| {
         let fits =
-            |lists: &[List]| automaton::table(lists, &net_rules, rule_sets, max_states).is_ok();
+            |lists: &[List]| automaton::table(lists, &addresses, rule_sets, max_states).is_ok();
         blame(&lists, &fits, error, main)
     })?;
     let hash = hash(sets);
@@ -183,11 +207,13 @@ pub(super) fn compile_within(
         audit: main.audit,
         flags: Flags {
             log_allows: main.audit.log == AuditLog::All,
-            datagram: network.iter().any(|rule| rule.kind == Kind::Allow),
+            datagram: !listen.is_empty() || network.iter().any(|rule| rule.kind == Kind::Allow),
             ring_full_deny: main.audit.ring_full == WhenFull::Deny,
         },
         lists,
         network,
+        listen,
+        abstract_names,
     };
     run_examples(&policy, &main.examples)?;
     Ok(policy)
@@ -301,12 +327,17 @@ fn hash(sets: &[&Resolved]) -> String {
                 );
             }
         }
-        for rule in &set.network {
-            let _ = writeln!(
-                text,
-                "network {:?} {:?} {:?} {:?}",
-                rule.kind, rule.id, rule.text, rule.network
-            );
+        for (what, rules) in [("network", &set.network), ("listen", &set.listen)] {
+            for rule in rules {
+                let _ = writeln!(
+                    text,
+                    "{what} {:?} {:?} {:?} {:?}",
+                    rule.kind, rule.id, rule.text, rule.network
+                );
+            }
+        }
+        for rule in &set.abstract_names {
+            let _ = writeln!(text, "unix {:?} {:?} {:?}", rule.id, rule.text, rule.name);
         }
         let _ = writeln!(
             text,
@@ -325,10 +356,7 @@ fn hash(sets: &[&Resolved]) -> String {
 fn run_examples(policy: &CompiledPolicy, examples: &[Example]) -> Result<(), PolicyErrors> {
     let mut errors = Errors::default();
     for example in examples {
-        let decision = match &example.access {
-            Access::File(access, path) => policy.explain_path(path, *access, policy.background()),
-            Access::Connect(addr, port) => policy.explain_net(*addr, *port, policy.background()),
-        };
+        let decision = policy.explain(&example.access, policy.background());
         if decision.verdict == example.verdict {
             continue;
         }

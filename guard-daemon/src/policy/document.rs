@@ -26,7 +26,8 @@ pub(crate) enum DocumentKind {
 
 /// The lists of `[files]`, in the order of [`FilesSection::lists`].
 pub(crate) const FILE_LISTS: [&str; 5] = ["read", "write", "exec", "deny", "approve"];
-/// The lists of `[network]`, in the order of [`Document::network`].
+/// The lists of `[network]` that judge destinations, in the order of
+/// [`NetworkSection::lists`].
 pub(crate) const NETWORK_LISTS: [&str; 3] = ["allow", "deny", "approve"];
 
 /// `[files]` as written.
@@ -37,6 +38,16 @@ pub(crate) struct FilesSection {
     pub(crate) required: Vec<Spanned<String>>,
     /// Bytes of the largest file that may be written.
     pub(crate) max_write_size: Option<u64>,
+}
+
+/// `[network]` as written.
+#[derive(Debug, Default)]
+pub(crate) struct NetworkSection {
+    pub(crate) lists: [Vec<Spanned<String>>; 3],
+    /// Addresses of this host at which the server may be reached.
+    pub(crate) listen: Vec<Spanned<String>>,
+    /// Unix sockets of others that it may connect to.
+    pub(crate) unix: Vec<Spanned<String>>,
 }
 
 /// An `[[example]]` as written.
@@ -85,7 +96,7 @@ pub struct Document {
     pub(crate) source: Arc<Source>,
     pub(crate) include: Vec<Spanned<String>>,
     pub(crate) files: FilesSection,
-    pub(crate) network: [Vec<Spanned<String>>; 3],
+    pub(crate) network: NetworkSection,
     pub(crate) env: Option<Vec<Spanned<String>>>,
     pub(crate) user: Option<String>,
     pub(crate) limits: ProcessLimits,

@@ -18,6 +18,10 @@ pub enum Access {
     File(FileAccess, Vec<u8>),
     /// Connecting or sending to an address; IPv4 as IPv4-mapped.
     Connect(u128, u16),
+    /// Being reached at an address and port of this host.
+    Listen(u128, u16),
+    /// Connecting to a unix socket with an abstract name, without the zero in front.
+    Abstract(Vec<u8>),
 }
 
 /// An access and the verdict that its policy must give.
@@ -36,7 +40,8 @@ fn bad<T>(message: String, help: &str) -> Result<T, Bad> {
     Err((message, Some(help.to_owned())))
 }
 
-/// Reads `read /path`, `write /path`, `exec /path` or `connect ADDRESS:PORT`.
+/// Reads `read /path`, `write /path`, `exec /path`, `connect ADDRESS:PORT`,
+/// `connect /path`, `connect @name` or `listen ADDRESS:PORT`.
 ///
 /// # Errors
 /// What is wrong with it, and what to write instead.
@@ -45,7 +50,8 @@ pub fn parse_access(text: &str) -> Result<Access, (String, Option<String>)> {
 }
 
 fn read_access(text: &[u8]) -> Result<Access, Bad> {
-    const FORM: &str = "write: read /path, write /path, exec /path or connect ADDRESS:PORT";
+    const FORM: &str = "write: read /path, write /path, exec /path, connect ADDRESS:PORT, \
+                        connect /path, connect @name or listen ADDRESS:PORT";
     let shown = String::from_utf8_lossy(text);
     let at = text.iter().position(|b| *b == b' ').unwrap_or(text.len());
     let (word, rest) = text.split_at(at);
@@ -54,9 +60,12 @@ fn read_access(text: &[u8]) -> Result<Access, Bad> {
         b"read" => FileAccess::Read,
         b"write" => FileAccess::Write,
         b"exec" => FileAccess::Exec,
-        b"connect" => {
+        b"connect" if rest.starts_with(b"@") => return Ok(Access::Abstract(rest[1..].to_vec())),
+        b"connect" if rest.starts_with(b"/") => FileAccess::Connect,
+        b"connect" | b"listen" => {
             let text = String::from_utf8_lossy(rest);
             return match text.parse::<SocketAddr>() {
+                Ok(addr) if word == b"listen" => Ok(Access::Listen(number(addr.ip()), addr.port())),
                 Ok(addr) => Ok(Access::Connect(number(addr.ip()), addr.port())),
                 Err(_) if text.parse::<IpAddr>().is_ok() => {
                     bad(format!("{shown:?} has no port"), FORM)

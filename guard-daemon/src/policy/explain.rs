@@ -5,7 +5,9 @@ use guard_common::matcher::{SliceTable, Verdict, decide};
 use guard_common::table::{AccessMasks, FileAccess};
 
 use super::compile::CompiledPolicy;
+use super::examples::Access;
 use super::lists::Kind;
+use super::network::NetworkRule;
 
 /// The rule that decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,17 +77,40 @@ impl CompiledPolicy {
         }
     }
 
+    /// Judges an access under the rule sets `active`.
+    #[must_use]
+    pub fn explain(&self, access: &Access, active: u64) -> Decision {
+        match access {
+            Access::File(access, path) => self.explain_path(path, *access, active),
+            Access::Connect(addr, port) => self.explain_net(*addr, *port, active),
+            Access::Listen(addr, port) => self.explain_listen(*addr, *port, active),
+            Access::Abstract(name) => self.explain_abstract(name, active),
+        }
+    }
+
     /// Judges a destination under the rule sets `active`. IPv4 as IPv4-mapped.
     #[must_use]
     pub fn explain_net(&self, addr: u128, port: u16, active: u64) -> Decision {
-        let halves = ((addr >> 64) as u64, addr as u64);
-        let masks = SliceTable(self.table()).net_masks(halves, port);
+        let masks = SliceTable(self.table()).net_masks(halves(addr), port);
+        by_address(&self.network, masks, addr, port, active)
+    }
+
+    /// Judges being reached at an address and port of this host.
+    #[must_use]
+    pub fn explain_listen(&self, addr: u128, port: u16, active: u64) -> Decision {
+        let masks = SliceTable(self.table()).listen_masks(halves(addr), port);
+        by_address(&self.listen, masks, addr, port, active)
+    }
+
+    /// Judges connecting to a unix socket with this abstract name.
+    #[must_use]
+    pub fn explain_abstract(&self, name: &[u8], active: u64) -> Decision {
+        let masks = self.abstract_names().get(name).copied().unwrap_or_default();
         let verdict = decide(masks, active);
-        let rule = deciding(verdict, masks, active).and_then(|kind| {
-            self.network
+        let rule = deciding(verdict, masks, active).and_then(|_| {
+            self.abstract_names
                 .iter()
-                .filter(|rule| rule.kind == kind && rule.sets & active != 0)
-                .find(|rule| rule.network.contains(addr, port))
+                .find(|rule| rule.name == name && rule.sets & active != 0)
         });
         Decision {
             verdict,
@@ -112,5 +137,32 @@ impl CompiledPolicy {
             }
         }
         masks
+    }
+}
+
+fn halves(addr: u128) -> (u64, u64) {
+    ((addr >> 64) as u64, addr as u64)
+}
+
+fn by_address(
+    rules: &[NetworkRule],
+    masks: AccessMasks,
+    addr: u128,
+    port: u16,
+    active: u64,
+) -> Decision {
+    let verdict = decide(masks, active);
+    let rule = deciding(verdict, masks, active).and_then(|kind| {
+        rules
+            .iter()
+            .filter(|rule| rule.kind == kind && rule.sets & active != 0)
+            .find(|rule| rule.network.contains(addr, port))
+    });
+    Decision {
+        verdict,
+        rule: rule.map(|rule| RuleRef {
+            id: rule.id.clone(),
+            text: rule.text.clone(),
+        }),
     }
 }

@@ -14,7 +14,7 @@ mod matching;
 mod parse;
 
 pub(crate) use matching::matches;
-pub(crate) use parse::{GlobError, ListKind, parse};
+pub(crate) use parse::{GlobError, ListKind, Variables, parse};
 
 /// A set of characters: sorted ranges that do not touch, without `/`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

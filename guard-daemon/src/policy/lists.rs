@@ -45,9 +45,11 @@ pub(crate) struct List {
     pub(crate) rules: Vec<Rule>,
 }
 
-/// All three accesses.
-pub(crate) const ALL_ACCESS: u8 =
-    FileAccess::Read.bit() | FileAccess::Write.bit() | FileAccess::Exec.bit();
+/// All accesses.
+pub(crate) const ALL_ACCESS: u8 = FileAccess::Read.bit()
+    | FileAccess::Write.bit()
+    | FileAccess::Exec.bit()
+    | FileAccess::Connect.bit();
 
 impl List {
     /// The rule through which the list holds a path.

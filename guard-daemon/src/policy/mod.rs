@@ -26,6 +26,7 @@ mod network;
 pub mod own;
 mod resolve;
 mod syntax;
+mod unix;
 mod variables;
 
 #[cfg(test)]

@@ -26,6 +26,16 @@ pub(crate) struct NetworkRule {
     pub(crate) network: Network,
 }
 
+/// One abstract name of `network.unix`.
+#[derive(Clone, Debug)]
+pub(crate) struct AbstractRule {
+    pub(crate) id: String,
+    pub(crate) text: String,
+    pub(crate) sets: u64,
+    /// Without the zero in front.
+    pub(crate) name: Vec<u8>,
+}
+
 /// An address as one number, IPv4 as IPv4-mapped.
 pub(crate) fn number(addr: IpAddr) -> u128 {
     match addr {

@@ -1,10 +1,10 @@
 //! What can be said of a document's rules before variables have values: so
 //! that one run names the wrong keys and the wrong globs together.
 
-use super::document::{Document, FILE_LISTS, NETWORK_LISTS};
+use super::document::{Document, FILE_LISTS};
 use super::error::{Errors, PolicyError, Spanned};
 use super::glob::{self, GlobError, ListKind};
-use super::{examples, network};
+use super::{examples, network, unix};
 
 /// The error of a glob, at its place.
 pub(super) fn glob_error(text: &Spanned<String>, error: GlobError) -> PolicyError {
@@ -46,18 +46,19 @@ pub(super) fn check(document: &Document, errors: &mut Errors) {
             );
         }
     }
-    for rule in document
-        .network
-        .iter()
-        .zip(NETWORK_LISTS)
-        .flat_map(|(l, _)| l)
-    {
+    let destinations = document.network.lists.iter().flatten();
+    for rule in destinations.chain(&document.network.listen) {
         if let Err((message, help)) = network::parse(&rule.value) {
             errors.push(PolicyError {
                 place: Some(rule.place.clone()),
                 message,
                 help,
             });
+        }
+    }
+    for rule in &document.network.unix {
+        if let Err(error) = unix::parse(rule, &|_| Ok(Vec::new())) {
+            errors.push(error);
         }
     }
     for example in &document.examples {

@@ -225,3 +225,56 @@ fn a_thousand_globs_compile_in_time() {
         "files.deny[13]",
     );
 }
+
+#[test]
+fn sockets_of_others_and_own_ports() {
+    let p = policy(
+        "[files]
+        read = ['/run/**']
+        deny = ['docker.sock']
+        [network]
+        unix = ['/run/{postgresql,docker}*/**', '/run/docker.sock', '@dbus-test']
+        listen = ['127.0.0.1:8080', '[::1]:8000-8100']",
+    );
+    let says = |access: &str, verdict: Verdict, rule: &str| {
+        let decision = p.explain(&parse_access(access).unwrap(), 1);
+        let id = decision.rule.map_or(String::new(), |rule| rule.id);
+        assert_eq!((decision.verdict, id.as_str()), (verdict, rule), "{access}");
+    };
+    says(
+        "connect /run/postgresql/.s.PGSQL.5432",
+        Allow,
+        "network.unix[0]",
+    );
+    says("read /run/postgresql/.s.PGSQL.5432", Allow, "files.read[0]");
+    says("write /run/postgresql/.s.PGSQL.5432", Deny, "");
+    says("connect /run/docker.sock", Deny, "files.deny[0]");
+    says("connect /run/other", Deny, "");
+    says("connect @dbus-test", Allow, "network.unix[2]");
+    says("connect @dbus-test2", Deny, "");
+    says("listen 127.0.0.1:8080", Allow, "network.listen[0]");
+    says("listen [::1]:8100", Allow, "network.listen[1]");
+    says("listen 0.0.0.0:8080", Deny, "");
+    says("connect 127.0.0.1:8080", Deny, "");
+    assert!(p.flags().datagram);
+}
+
+#[test]
+fn bad_sockets_are_named() {
+    let long = format!("@{}", "n".repeat(108));
+    for (key, rule, part) in [
+        ("unix", "relative/path", "a relative path"),
+        ("unix", "!/run/x", "no ! rules"),
+        ("unix", "@", "is missing"),
+        ("unix", "@a*", "taken as it is"),
+        ("unix", "@${home}", "taken as it is"),
+        ("unix", &long, "too long"),
+        ("listen", "8080", "not an IP address"),
+        ("listen", "127.0.0.1:0", "not a port"),
+    ] {
+        let text = format!("version = 1\n[network]\n{key} = ['{rule}']\n");
+        let error = try_compile(&text).expect_err(rule).to_string();
+        assert!(error.contains(part), "{rule}: {error}");
+        assert!(error.contains("test.toml:3:"), "{error}");
+    }
+}

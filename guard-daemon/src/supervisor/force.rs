@@ -211,6 +211,11 @@ impl Supervisor {
             .look(self.kernel()?, index, Instant::now())
             .map_err(Refused::new)?;
         self.session(number)?.links = links;
+        for (name, masks) in policy.abstract_names() {
+            self.kernel()?
+                .name_socket(index, name, masks)
+                .map_err(Refused::new)?;
+        }
         let entry = SandboxEntry {
             sandbox: number,
             background: policy.background(),

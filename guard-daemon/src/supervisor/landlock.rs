@@ -45,16 +45,21 @@ fn writing() -> BitFlags<AccessFs> {
     AccessFs::from_write(ABI::V2)
 }
 
-/// Makes the ruleset.
+/// Makes the ruleset. With `abstract_sockets`, those of others stay in reach:
+/// a rule of Landlock cannot name single ones.
 ///
 /// # Errors
 /// When the kernel has no Landlock or refuses it, or a root that is there
 /// cannot be opened.
-pub fn ruleset(roots: &[CString]) -> Result<OwnedFd, RulesetFailure> {
+pub fn ruleset(roots: &[CString], abstract_sockets: bool) -> Result<OwnedFd, RulesetFailure> {
+    // Signals, and abstract unix sockets, stay inside of the sandbox (6.12).
+    let scope = match abstract_sockets {
+        true => Scope::Signal.into(),
+        false => Scope::AbstractUnixSocket | Scope::Signal,
+    };
     let mut ruleset = Ruleset::default()
         .handle_access(writing())?
-        // Abstract unix sockets and signals stay inside of the sandbox (6.12).
-        .scope(Scope::AbstractUnixSocket | Scope::Signal)?
+        .scope(scope)?
         .create()?;
     for root in roots {
         let path = Path::new(OsStr::from_bytes(root.as_bytes()));

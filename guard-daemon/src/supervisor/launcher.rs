@@ -263,7 +263,10 @@ impl Server {
             filter = Some(seccomp::filter(walls.io_uring).map_err(|e| prepare(&e))?);
             max_write_size = walls.max_write_size;
             if let Some(roots) = &walls.write_roots {
-                ruleset = Some(landlock::ruleset(&all(roots)?).map_err(|e| prepare(&e))?);
+                ruleset = Some(
+                    landlock::ruleset(&all(roots)?, walls.abstract_sockets)
+                        .map_err(|e| prepare(&e))?,
+                );
             }
         }
         Ok(Self {

@@ -2,7 +2,7 @@
 
 use std::os::unix::ffi::OsStringExt as _;
 
-use guard_common::event::{EVENT_PROC_SELF, Event, Kind, NetPayload, Object, Op, Reason};
+use guard_common::event::{EVENT_PROC_SELF, Event, NetPayload, Object, Op, Reason};
 use guard_common::table::FileAccess;
 
 use super::session::Session;
@@ -80,7 +80,7 @@ pub fn rule(policy: &CompiledPolicy, event: &Event) -> Option<Option<RuleRef>> {
         })
     };
     match &event.object {
-        Object::Path(path) if event.kind != Kind::Network => {
+        Object::Path(path) => {
             let path = as_judged(path, event.header.flags);
             let all: Vec<Option<RuleRef>> = FileAccess::ALL
                 .into_iter()
@@ -95,7 +95,13 @@ pub fn rule(policy: &CompiledPolicy, event: &Event) -> Option<Option<RuleRef>> {
         {
             same(policy.explain_net(u128::from_be_bytes(*addr), *port, active))
         }
-        Object::Path(_) | Object::Net(_) | Object::Abstract(_) | Object::Target(_) => None,
+        Object::Net(NetPayload { addr, port, .. }) if matches!(event.op, Op::Bind | Op::Listen) => {
+            same(policy.explain_listen(u128::from_be_bytes(*addr), *port, active))
+        }
+        Object::Abstract(name) if event.op != Op::Bind => {
+            same(policy.explain_abstract(name, active))
+        }
+        Object::Net(_) | Object::Abstract(_) | Object::Target(_) => None,
     }
 }
 
@@ -114,7 +120,7 @@ fn as_judged(path: &[u8], flags: u32) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use guard_common::event::EventHeader;
+    use guard_common::event::{EventHeader, Kind};
     use guard_common::matcher::Verdict;
 
     #[test]
@@ -193,12 +199,18 @@ mod tests {
         ] {
             assert_eq!(rule(&policy, &contrary), None);
         }
-        // A unix socket is no file that the lists of files judge.
-        let socket = Event {
-            kind: Kind::Network,
-            ..event(Op::UnixConnect, Verdict::Deny, path("/srv/.env"))
+        // A unix socket: allowed by its own list, denied as any path.
+        let socket = |at: &str| {
+            let mut event = event(Op::UnixConnect, Verdict::Deny, path(at));
+            event.kind = Kind::Network;
+            event.header.access = FileAccess::Connect.bit();
+            event
         };
-        assert_eq!(rule(&policy, &socket), None);
+        assert_eq!(
+            named(&socket("/srv/.env")).as_deref(),
+            Some("files.deny[0]")
+        );
+        assert_eq!(rule(&policy, &socket("/srv/a")), Some(None));
         let raced = Event {
             reason: Reason::Raced,
             ..denied

@@ -44,6 +44,8 @@ pub struct Walls {
     pub ipc_namespace: bool,
     /// `[files] max_write_size`, bytes.
     pub max_write_size: Option<u64>,
+    /// A rule names abstract unix sockets of others.
+    pub abstract_sockets: bool,
     /// Directories and files, escaped, below which the policy may let the
     /// server write, for a Landlock ruleset; `None`: no ruleset.
     pub write_roots: Option<Vec<String>>,

@@ -42,6 +42,7 @@ pub fn of_launch(
         io_uring: policy.limits().io_uring,
         ipc_namespace: rules,
         max_write_size: policy.max_write_size().filter(|_| rules),
+        abstract_sockets: !policy.abstract_names().is_empty(),
         write_roots: with_landlock.then(|| {
             policy
                 .write_roots()

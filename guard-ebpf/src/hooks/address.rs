@@ -90,13 +90,35 @@ pub fn judge_destination(
     net: NetPayload,
     silent_allow: bool,
 ) -> bool {
+    let table = ArenaTable::of(subject);
+    let rules = (table.u32(36), table.u32(40));
+    judge_by(subject, op, rules, addr, net, silent_allow)
+}
+
+/// Judges and reports where others could reach the sandbox. True: refuse.
+#[inline(always)]
+pub fn judge_listening(subject: &Subject, op: Op, addr: (u64, u64), net: NetPayload) -> bool {
+    let table = ArenaTable::of(subject);
+    let rules = (table.u32(56), table.u32(60));
+    judge_by(subject, op, rules, addr, net, false)
+}
+
+/// By the address rules at an offset of the table, and their number.
+#[inline(always)]
+fn judge_by(
+    subject: &Subject,
+    op: Op,
+    rules: (u32, u32),
+    addr: (u64, u64),
+    net: NetPayload,
+    silent_allow: bool,
+) -> bool {
     let mut access = Access::unjudged(Kind::Network, op, 0);
     access.silent_allow = silent_allow as u8;
-    let table = ArenaTable::of(subject);
     let mut scan = Scan {
-        table,
-        net_rules: table.u32(36),
-        net_len: table.u32(40),
+        table: ArenaTable::of(subject),
+        net_rules: rules.0,
+        net_len: rules.1,
         addr,
         port: net.port,
         masks: AccessMasks::default(),

@@ -11,11 +11,11 @@ use aya_ebpf::programs::SockAddrContext;
 use guard_common::event::{Kind, NetPayload, Op, Reason};
 use guard_common::sandbox::SANDBOX_DATAGRAM;
 
-use super::address::{halves, judge_destination, mapped, payload, refuse_socket};
+use super::address::{halves, judge_destination, judge_listening, mapped, payload, refuse_socket};
 use super::hook;
 use super::unix::abstract_name;
 use crate::emit::{Access, conclude};
-use crate::kernel::{Object, bounded, load, read};
+use crate::kernel::{Object, bounded, load, offset, read};
 use crate::subject::{Subject, Who, who};
 
 const AF_UNSPEC: u16 = 0;
@@ -55,8 +55,8 @@ hook! {
 }
 
 hook! {
-    /// `int security_socket_listen(struct socket *sock, int backlog)`. No
-    /// rule can allow to be reached from outside yet.
+    /// `int security_socket_listen(struct socket *sock, int backlog)`. A socket
+    /// without a port gets one here, which nothing asks about again.
     socket_listen = "socket_listen"(2) |ctx, subject| listen(subject, ctx.arg(0))
 }
 
@@ -85,8 +85,22 @@ fn listen(subject: &Subject, socket: Object) -> bool {
     if family == AF_UNIX {
         return false;
     }
-    let net = payload(family, (0, 0), 0, load!(socket, socket_type as u16), 0);
-    refuse_socket(subject, Op::Listen, Reason::NoRule, net)
+    let socket_type = load!(socket, socket_type as u16);
+    let addr = if family == AF_INET {
+        mapped(load!(sk, sock_rcv_saddr as u32))
+    } else if family == AF_INET6 {
+        let at = sk as u64 + offset!(sock_v6_rcv_saddr);
+        match read::<[u32; 4]>(at) {
+            Some(words) => halves(words),
+            None => return unreadable(subject, Op::Listen),
+        }
+    } else {
+        let net = payload(family, (0, 0), 0, socket_type, 0);
+        return refuse_socket(subject, Op::Listen, Reason::AddressForm, net);
+    };
+    let port = load!(sk, sock_num as u16);
+    let net = payload(family, addr, port, socket_type, 0);
+    judge_listening(subject, Op::Listen, addr, net)
 }
 
 /// Binding to a port is being reachable there; port 0 is what every client has.
@@ -114,8 +128,20 @@ fn bind(subject: &Subject, address: u64, len: u32, socket_type: u16) -> bool {
     if port == 0 && (family == AF_INET || family == AF_INET6 || family == AF_UNSPEC) {
         return false;
     }
-    let net = payload(family, (0, 0), u16::from_be(port), socket_type, 0);
-    refuse_socket(subject, Op::Bind, Reason::NoRule, net)
+    // An address without a family is IPv4 (`__inet_bind`, net/ipv4/af_inet.c).
+    let addr = if family == AF_INET || family == AF_UNSPEC {
+        read::<u32>(address + 4).map(mapped)
+    } else if family == AF_INET6 {
+        read::<[u32; 4]>(address + 8).map(halves)
+    } else {
+        let net = payload(family, (0, 0), u16::from_be(port), socket_type, 0);
+        return refuse_socket(subject, Op::Bind, Reason::AddressForm, net);
+    };
+    let Some(addr) = addr else {
+        return unreadable(subject, Op::Bind);
+    };
+    let net = payload(family, addr, u16::from_be(port), socket_type, 0);
+    judge_listening(subject, Op::Bind, addr, net)
 }
 
 #[inline(always)]

@@ -23,6 +23,8 @@ mod equivalence;
 #[allow(unreachable_pub)]
 mod hooks;
 #[allow(unreachable_pub)]
+mod network;
+#[allow(unreachable_pub)]
 mod remembered;
 #[allow(unreachable_pub)]
 mod sandbox;
@@ -55,6 +57,7 @@ const LONG: Duration = Duration::from_secs(15);
 fn tests() -> Vec<Test> {
     let mut all = Vec::new();
     all.extend_from_slice(hooks::TESTS);
+    all.extend_from_slice(network::TESTS);
     all.extend_from_slice(remembered::TESTS);
     all.extend_from_slice(equivalence::TESTS);
     all

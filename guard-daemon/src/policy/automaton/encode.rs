@@ -4,11 +4,10 @@ use std::collections::HashMap;
 
 use guard_common::limits::{ABI_VERSION, MAX_TABLE};
 use guard_common::table::{
-    AccessMasks, CLASS_MAP_OFFSET, MAX_ROW_UNITS, NetRule, ROW_UNIT, TABLE_MAGIC,
-    TRANSITIONS_OFFSET,
+    AccessMasks, CLASS_MAP_OFFSET, MAX_ROW_UNITS, ROW_UNIT, TABLE_MAGIC, TRANSITIONS_OFFSET,
 };
 
-use super::{Dfa, TooLarge};
+use super::{Addresses, Dfa, TooLarge};
 
 /// Classes whose columns are the same become one. Returns old class → new
 /// class, and one old class for each new one: at most 255, since byte 0 gets
@@ -54,7 +53,12 @@ impl Bytes {
     }
 }
 
-pub(crate) fn encode(dfa: &Dfa, network: &[NetRule], rule_sets: u32) -> Result<Vec<u8>, TooLarge> {
+pub(crate) fn encode(
+    dfa: &Dfa,
+    addresses: &Addresses,
+    rule_sets: u32,
+) -> Result<Vec<u8>, TooLarge> {
+    let Addresses { network, listen } = addresses;
     let states = dfa.states();
     let (merged, kept) = merge_columns(dfa);
     // Byte 0 changes no state: the kernel feeds whole words, padded with it.
@@ -80,7 +84,8 @@ pub(crate) fn encode(dfa: &Dfa, network: &[NetRule], rule_sets: u32) -> Result<V
         .collect();
     let outputs_at = TRANSITIONS_OFFSET as usize + states * stride * ROW_UNIT as usize;
     let net_at = outputs_at + outputs.len() * size_of::<guard_common::table::Output>();
-    let boundaries_at = net_at + size_of_val(network);
+    let listen_at = net_at + size_of_val(&network[..]);
+    let boundaries_at = listen_at + size_of_val(&listen[..]);
     let boundaries = boundaries(dfa);
     // A multiple of 8.
     let size = (boundaries_at + 2 * boundaries.len()).next_multiple_of(8);
@@ -108,6 +113,8 @@ pub(crate) fn encode(dfa: &Dfa, network: &[NetRule], rule_sets: u32) -> Result<V
         rule_sets,
         boundaries_at as u32,
         boundaries.len() as u32,
+        listen_at as u32,
+        listen.len() as u32,
     ] {
         out.u32(word);
     }
@@ -129,7 +136,7 @@ pub(crate) fn encode(dfa: &Dfa, network: &[NetRule], rule_sets: u32) -> Result<V
             out.masks(masks);
         }
     }
-    for rule in network {
+    for rule in network.iter().chain(listen) {
         for word in [rule.addr_hi, rule.addr_lo, rule.mask_hi, rule.mask_lo] {
             out.u64(word);
         }

@@ -31,8 +31,8 @@ pub(super) const FILES_INCLUDE: Keys = Keys {
 };
 pub(super) const NETWORK: Keys = Keys {
     table: "network",
-    known: &["allow", "deny", "approve"],
-    later: &["listen", "unix", "sni", "upstreams"],
+    known: &["allow", "deny", "approve", "listen", "unix"],
+    later: &["sni", "upstreams"],
 };
 pub(super) const PROCESS: Keys = Keys {
     table: "process",

@@ -12,7 +12,7 @@ use super::keys::{
 };
 use super::{
     AuditLog, AuditSettings, Document, DocumentKind, ExampleText, FILE_LISTS, FilesSection,
-    NETWORK_LISTS, ProcessLimits, WhenFull,
+    NETWORK_LISTS, NetworkSection, ProcessLimits, WhenFull,
 };
 use crate::policy::error::{Errors, Place, PolicyError, Source, Spanned};
 
@@ -46,7 +46,7 @@ impl Reader {
             source: Arc::clone(&self.source),
             include: self.strings(top, "include", "include").unwrap_or_default(),
             files: FilesSection::default(),
-            network: Default::default(),
+            network: NetworkSection::default(),
             env: None,
             user: None,
             limits: ProcessLimits::default(),
@@ -69,9 +69,11 @@ impl Reader {
             }
         }
         if let Some(network) = self.table(top, &NETWORK) {
-            for (list, key) in document.network.iter_mut().zip(NETWORK_LISTS) {
+            for (list, key) in document.network.lists.iter_mut().zip(NETWORK_LISTS) {
                 *list = self.rules(network, "network", key);
             }
+            document.network.listen = self.rules(network, "network", "listen");
+            document.network.unix = self.rules(network, "network", "unix");
         }
         if let Some(process) = self.table(top, process_keys) {
             document.env = self.env(process);

@@ -24,7 +24,7 @@ fn compiled(random: &mut Random, sets: usize) -> (Vec<FileRules>, CompiledPolicy
 
 fn naive_masks(sets: &[FileRules], access: FileAccess, path: &[u8]) -> AccessMasks {
     let mut masks = AccessMasks::default();
-    let own = ["read", "write", "exec"][access as usize];
+    let own = ["read", "write", "exec", "unix"][access as usize];
     for (set, files) in sets.iter().enumerate() {
         for (key, rules) in files {
             let bit = u64::from(naive::holds(rules, path)) << set;
@@ -51,7 +51,7 @@ fn agree(seed: u64, policies: usize, paths: usize, sets: usize) -> [usize; 3] {
         for index in 0..paths {
             let near = random.below(rules.len());
             let path = arbitrary::path_near(&mut random, &rules[near], false);
-            let access = FileAccess::ALL[random.below(3)];
+            let access = FileAccess::ALL[random.below(FileAccess::COUNT)];
             let expected = naive_masks(&rules, access, &path);
             let masks = table.path_masks(&path, access);
             for active in 1..1u64 << sets {
@@ -82,6 +82,9 @@ fn agree(seed: u64, policies: usize, paths: usize, sets: usize) -> [usize; 3] {
                     (_, None) => panic!("seed {seed}: no rule for {shown:?}"),
                     (Verdict::Deny, Some(rule)) => (rule, "files.deny["),
                     (Verdict::Approve, Some(rule)) => (rule, "files.approve["),
+                    (Verdict::Allow, Some(rule)) if access == FileAccess::Connect => {
+                        (rule, "network.unix[")
+                    }
                     (Verdict::Allow, Some(rule)) => (rule, "files."),
                 };
                 assert!(kind.0.id.starts_with(kind.1), "seed {seed}: {:?}", kind.0);

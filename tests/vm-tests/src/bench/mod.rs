@@ -90,7 +90,7 @@ fn walls() {
     // SAFETY: integers only.
     let set = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
     assert_eq!(set, 0, "no_new_privs");
-    let ruleset = wall::ruleset(&[c"/dir00001".into()]).expect("a ruleset");
+    let ruleset = wall::ruleset(&[c"/dir00001".into()], false).expect("a ruleset");
     sys::landlock::restrict_self(ruleset.as_fd()).expect("restrict");
     let filter = seccomp::filter(false).expect("a filter");
     // The listener stays open: without it refused calls would seem absent.

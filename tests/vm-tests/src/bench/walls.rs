@@ -71,7 +71,7 @@ pub fn run() {
     let filter = seccomp::filter(false).expect("a filter");
     let ruleset = || {
         let root = std::ffi::CString::from(c"/a");
-        let ruleset = landlock::ruleset(&[root]).expect("a ruleset");
+        let ruleset = landlock::ruleset(&[root], false).expect("a ruleset");
         sys::landlock::restrict_self(ruleset.as_fd()).expect("restrict");
     };
     let install = || std::mem::forget(sys::seccomp::install(&filter).expect("install"));
