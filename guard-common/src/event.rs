@@ -164,6 +164,10 @@ pub enum Reason {
     NoRule = 22,
     /// Judging what lies below a directory would take too long.
     TooLarge = 23,
+    /// It goes to guard's own resolver, which judges the name that is asked for.
+    Resolver = 24,
+    /// It belongs to the resolvers of sandboxes.
+    ResolverRange = 25,
 }
 
 /// Start of every record. Behind it come `calls_room` call numbers, the first
@@ -246,6 +250,10 @@ pub struct NetPayload {
     pub socket_type: u16,
     /// `IPPROTO_*` or the family's own.
     pub protocol: u16,
+    /// Number of the name that allowed it (see [`crate::names::Grant`]); 0: none.
+    pub name: u32,
+    /// 1: more than one name led to this address, so it may be another's.
+    pub shared: u32,
 }
 
 /// Payload of escape events.
@@ -275,7 +283,7 @@ pub const MAX_RECORD: usize = size_of::<EventHeader>() + 8 * MAX_CALLS + MAX_PAT
 pub const SHORT_RECORD: usize = 320;
 
 const _: () = assert!(size_of::<EventHeader>() == 112);
-const _: () = assert!(size_of::<NetPayload>() == 24);
+const _: () = assert!(size_of::<NetPayload>() == 32);
 
 #[cfg(feature = "user")]
 pub use decode::{DecodeError, Event, decode};
@@ -433,6 +441,8 @@ mod decode {
                 family: p.u16(),
                 socket_type: p.u16(),
                 protocol: p.u16(),
+                name: p.u32(),
+                shared: p.u32(),
             }),
             (PAYLOAD_TARGET, n) if n == size_of::<EscapePayload>() => {
                 Object::Target(EscapePayload {
@@ -546,7 +556,9 @@ mod decode {
             DeviceFile,
             UnixSocket,
             NoRule,
-            TooLarge
+            TooLarge,
+            Resolver,
+            ResolverRange
         ]
     );
 }

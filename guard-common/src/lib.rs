@@ -9,6 +9,7 @@
 pub mod event;
 pub mod limits;
 pub mod matcher;
+pub mod names;
 pub mod offsets;
 pub mod sandbox;
 pub mod table;

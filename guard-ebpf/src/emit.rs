@@ -294,9 +294,11 @@ fn record(subject: &Subject, access: &Access, index: u32, denied: bool) -> bool 
     let ring = if denied { RING_DENIALS } else { RING_ALLOWS };
     // SAFETY: an element of a field of a live map value.
     let kseq = count(unsafe { field!(counters, kseq).cast::<u64>().add(ring & 1) });
-    let written = SCRATCH
-        .get_ptr_mut(index)
-        .is_some_and(|scratch| write(subject, access, scratch, kseq, denied));
+    // No closure: it would be a function with a frame of its own.
+    let written = match SCRATCH.get_ptr_mut(index) {
+        Some(scratch) => write(subject, access, scratch, kseq, denied),
+        None => false,
+    };
     if !written {
         // SAFETY: as above.
         count(unsafe { field!(counters, ring_full).cast::<u64>().add(ring & 1) });

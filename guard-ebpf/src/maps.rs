@@ -7,9 +7,10 @@
 
 use core::cell::UnsafeCell;
 
-use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, RingBuf};
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, RingBuf};
 use aya_ebpf::macros::btf_map;
 use guard_common::limits::{ARENA_SIZE, MAX_ABSTRACT_NAMES, MAX_SANDBOXES};
+use guard_common::names::{Grants, MAX_NAMED_ADDRESSES, NamedAddress, Origin, Resolver};
 use guard_common::sandbox::{
     AbstractName, CELLS, Config, Counters, Directories, HardLink, MAX_HARD_LINKS, Memo,
     SandboxEntry, Scratch, Slot,
@@ -18,6 +19,8 @@ use guard_common::table::AccessMasks;
 
 /// `BPF_F_MMAPABLE`: user space writes by plain stores.
 const MMAPABLE: usize = 1 << 10;
+/// `BPF_F_NO_PREALLOC`: memory is taken when an entry is made.
+const NO_PREALLOC: usize = 1;
 
 /// Memory that programs, and user space, access by whole words.
 #[repr(transparent)]
@@ -79,6 +82,23 @@ pub static HARD_LINKS: HashMap<HardLink, u32, { MAX_HARD_LINKS as usize }> = Has
 #[btf_map]
 pub static ABSTRACT_NAMES: HashMap<AbstractName, AccessMasks, { MAX_ABSTRACT_NAMES as usize }> =
     HashMap::new();
+
+/// Addresses that names led to.
+#[btf_map]
+pub static NAMED_ADDRESSES: HashMap<
+    NamedAddress,
+    Grants,
+    { MAX_NAMED_ADDRESSES as usize },
+    NO_PREALLOC,
+> = HashMap::new();
+
+/// Where the questions of each sandbox for names go, by slot.
+#[btf_map]
+pub static RESOLVERS: Array<Resolver, { MAX_SANDBOXES as usize }> = Array::new();
+
+/// Where a socket's last question for a name was sent to, by the socket's cookie.
+#[btf_map]
+pub static ORIGINS: LruHashMap<u64, Origin, 16384> = LruHashMap::new();
 
 /// Counters by slot.
 #[btf_map]

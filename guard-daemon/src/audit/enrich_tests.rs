@@ -79,6 +79,7 @@ fn addresses_are_written_in_their_family() {
         family: libc::AF_INET as u16,
         socket_type: libc::SOCK_STREAM as u16,
         protocol: 6,
+        ..NetPayload::default()
     };
     let said = |op, net: &NetPayload| {
         let n = network(0, op, net);

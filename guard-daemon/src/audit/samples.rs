@@ -125,7 +125,7 @@ const ESCAPES: [KernelOp; 13] = [
     KernelOp::IoUring,
 ];
 
-const REASONS: [KernelReason; 23] = [
+const REASONS: [KernelReason; 25] = [
     KernelReason::ApprovalUnavailable,
     KernelReason::ReadFailed,
     KernelReason::TooDeep,
@@ -149,6 +149,8 @@ const REASONS: [KernelReason; 23] = [
     KernelReason::UnixSocket,
     KernelReason::NoRule,
     KernelReason::TooLarge,
+    KernelReason::Resolver,
+    KernelReason::ResolverRange,
 ];
 
 /// Every kind, operation, label, and optional member.
@@ -182,6 +184,7 @@ pub(crate) fn all() -> Vec<AuditEvent> {
                 family: family as u16,
                 socket_type: (family % 5) as u16,
                 protocol: 17,
+                ..NetPayload::default()
             });
             events.push(kernel(&event));
         }

@@ -54,6 +54,10 @@ pub enum Reason {
     UnixSocket,
     /// Judging what lies below a directory would take too long.
     TooLarge,
+    /// It goes to guard's own resolver, which judges the name that is asked for.
+    Resolver,
+    /// It belongs to the resolvers of sandboxes.
+    ResolverRange,
     /// No rule of the policy allows it.
     NoRule,
     /// The system call filter refused it, before the kernel programs saw it.
@@ -114,6 +118,8 @@ impl Reason {
             KernelReason::UnixSocket => Self::UnixSocket,
             KernelReason::NoRule => Self::NoRule,
             KernelReason::TooLarge => Self::TooLarge,
+            KernelReason::Resolver => Self::Resolver,
+            KernelReason::ResolverRange => Self::ResolverRange,
         })
     }
 }

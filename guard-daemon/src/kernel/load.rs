@@ -155,6 +155,10 @@ pub const CGROUP_PROGRAMS: &[(&str, CgroupSockAddrAttachType)] = &[
     ("guard_connect6", CgroupSockAddrAttachType::Connect6),
     ("guard_sendmsg4", CgroupSockAddrAttachType::UDPSendMsg4),
     ("guard_sendmsg6", CgroupSockAddrAttachType::UDPSendMsg6),
+    ("guard_recvmsg4", CgroupSockAddrAttachType::UDPRecvMsg4),
+    ("guard_recvmsg6", CgroupSockAddrAttachType::UDPRecvMsg6),
+    ("guard_getpeer4", CgroupSockAddrAttachType::GetPeerName4),
+    ("guard_getpeer6", CgroupSockAddrAttachType::GetPeerName6),
 ];
 
 /// Memory that the programs address without a lookup: pins, the sections of
@@ -186,6 +190,9 @@ pub const MAPS: &[&str] = &[
     "DIRECTORIES",
     "HARD_LINKS",
     "ABSTRACT_NAMES",
+    "NAMED_ADDRESSES",
+    "RESOLVERS",
+    "ORIGINS",
     "COUNTERS",
     "SCRATCH",
     "DENIALS",

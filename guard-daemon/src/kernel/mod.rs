@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
 use guard_common::event::{DecodeError, Event, decode};
+use guard_common::names::{Grants, NamedAddress, Resolver};
 use guard_common::sandbox::{
     AbstractName, Config, Counters, Directories, HardLink, Memo, SandboxEntry,
 };
@@ -53,6 +54,8 @@ pub struct Kernel {
     directories: PerSlot,
     links: HashMap<MapData, HardLink, u32>,
     abstract_names: HashMap<MapData, AbstractName, AccessMasks>,
+    named: HashMap<MapData, NamedAddress, Grants>,
+    resolvers: Array<MapData, Resolver>,
     denials: RingBuf<MapData>,
     allows: RingBuf<MapData>,
     arena: Arena,
@@ -99,6 +102,10 @@ impl Kernel {
             HashMap::try_from(take("HARD_LINKS")?).map_err(KernelError::map("HARD_LINKS"))?;
         let abstract_names = HashMap::try_from(take("ABSTRACT_NAMES")?)
             .map_err(KernelError::map("ABSTRACT_NAMES"))?;
+        let named = HashMap::try_from(take("NAMED_ADDRESSES")?)
+            .map_err(KernelError::map("NAMED_ADDRESSES"))?;
+        let resolvers =
+            Array::try_from(take("RESOLVERS")?).map_err(KernelError::map("RESOLVERS"))?;
         let denials = RingBuf::try_from(take("DENIALS")?).map_err(KernelError::map("DENIALS"))?;
         let allows = RingBuf::try_from(take("ALLOWS")?).map_err(KernelError::map("ALLOWS"))?;
         let Map::ArrayOfMaps(pages) = take("SLOTS")? else {
@@ -117,6 +124,8 @@ impl Kernel {
             directories,
             links,
             abstract_names,
+            named,
+            resolvers,
             denials,
             allows,
             arena,
@@ -246,6 +255,37 @@ impl Kernel {
         }
     }
 
+    /// Says where a slot's questions for names go; all zero: nowhere.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn set_resolver(&mut self, slot: u32, resolver: Resolver) -> Result<(), KernelError> {
+        self.resolvers
+            .set(slot, resolver, 0)
+            .map_err(KernelError::map("RESOLVERS"))
+    }
+
+    /// Says what names that led to an address allow there, in place of what was
+    /// said before.
+    ///
+    /// # Errors
+    /// When there are too many addresses for all sandboxes together.
+    pub fn grant(&mut self, address: NamedAddress, grants: Grants) -> Result<(), KernelError> {
+        self.named
+            .insert(address, grants, 0)
+            .map_err(KernelError::map("NAMED_ADDRESSES"))
+    }
+
+    fn forget_names(&mut self, slot: u32) {
+        let keys = self.named.keys().flatten();
+        let of_slot: Vec<NamedAddress> = keys.filter(|key| key.slot == slot).collect();
+        for key in of_slot {
+            if let Err(error) = self.named.remove(&key) {
+                tracing::debug!(slot, %error, "an address stays");
+            }
+        }
+    }
+
     /// Puts one more page into the pool of slots when few are ready: 14 to
     /// 31 ms on kernels before 7, so call it when nobody waits. True when
     /// there is more to do.
@@ -262,6 +302,10 @@ impl Kernel {
             self.unname_file(&file);
         }
         self.unname_sockets(index);
+        self.forget_names(index);
+        if let Err(error) = self.set_resolver(index, Resolver::default()) {
+            tracing::error!(index, %error, "a slot keeps its resolver");
+        }
         self.slots.release(index);
     }
 

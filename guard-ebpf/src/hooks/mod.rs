@@ -9,6 +9,7 @@ mod escape;
 mod exec;
 mod names;
 mod open;
+mod redirect;
 mod socket;
 mod tasks;
 mod unix;

@@ -6,13 +6,18 @@
 
 use core::mem::MaybeUninit;
 
+use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use guard_common::event::{Kind, NetPayload, Op, Reason};
+use guard_common::names::{DNS_PORT, Resolver, is_resolvers};
 use guard_common::sandbox::SANDBOX_DATAGRAM;
 
-use super::address::{halves, judge_destination, judge_listening, mapped, payload, refuse_socket};
+use super::address::{
+    allow_socket, halves, judge_destination, judge_listening, mapped, payload, refuse_socket,
+};
 use super::hook;
+use super::redirect::{is_answered, redirect4, redirect6, resolver_of};
 use super::unix::abstract_name;
 use crate::emit::{Access, conclude};
 use crate::kernel::{Object, bounded, load, offset, read};
@@ -194,12 +199,31 @@ fn connect(subject: &Subject, address: u64, socket_type: u16) -> bool {
         return refuse_socket(subject, Op::Connect, Reason::AddressForm, net);
     };
     let net = payload(family, addr, u16::from_be(port), socket_type, 0);
+    if is_question(subject, addr, net.port) {
+        // It is rewritten after this: connect4 and connect6 send it to the resolver.
+        allow_socket(subject, Op::Connect, Reason::Resolver, &net);
+        return false;
+    }
     judge_destination(subject, Op::Connect, addr, net, false)
+}
+
+/// Whether it goes to the sandbox's resolver, whatever server it is for.
+#[inline(always)]
+fn is_question(subject: &Subject, addr: (u64, u64), port: u16) -> bool {
+    port == DNS_PORT && !is_resolvers(addr, port) && resolver_of(subject.slot).is_some()
 }
 
 /// Judges what a cgroup program was asked: 1 goes on, 0 is `EPERM`.
 #[inline(always)]
-fn sock_addr(op: Op, family: u16, socket_type: u32, addr: (u64, u64), port: u32) -> i32 {
+fn sock_addr(
+    op: Op,
+    family: u16,
+    socket_type: u32,
+    addr: (u64, u64),
+    port: u32,
+    ctx: *mut bpf_sock_addr,
+    redirect: impl Fn(&Resolver) -> bool,
+) -> i32 {
     let mut subject = MaybeUninit::uninit();
     match who(&mut subject) {
         Who::Outside => 1,
@@ -216,6 +240,22 @@ fn sock_addr(op: Op, family: u16, socket_type: u32, addr: (u64, u64), port: u32)
             );
             // lsm/socket_connect has reported an allowed connect already.
             let silent_allow = op as u8 == Op::Connect as u8;
+            if !silent_allow && is_answered(ctx, subject, addr, net.port) {
+                return 1;
+            }
+            if net.port == DNS_PORT
+                && !is_resolvers(addr, net.port)
+                && let Some(resolver) = resolver_of(subject.slot)
+            {
+                if !redirect(&resolver) {
+                    let refused = refuse_socket(subject, op, Reason::Resolver, net);
+                    return bounded::<1>(!refused as u64) as i32;
+                }
+                if !silent_allow {
+                    allow_socket(subject, op, Reason::Resolver, &net);
+                }
+                return 1;
+            }
             // As a number that the verifier sees to be 0 or 1.
             let allow = !judge_destination(subject, op, addr, net, silent_allow);
             bounded::<1>(allow as u64) as i32
@@ -236,7 +276,15 @@ macro_rules! sock_addr_program {
                     core::ptr::read_volatile(&raw const (*ctx.sock_addr).type_),
                 )
             };
-            sock_addr(Op::$op, AF_INET, kind, mapped(ip), port)
+            sock_addr(
+                Op::$op,
+                AF_INET,
+                kind,
+                mapped(ip),
+                port,
+                ctx.sock_addr,
+                |resolver| redirect4(ctx.sock_addr, resolver),
+            )
         }
     };
     ($name:ident, $attach:ident, $op:ident, v6) => {
@@ -257,7 +305,15 @@ macro_rules! sock_addr_program {
                     core::ptr::read_volatile(&raw const (*ctx.sock_addr).type_),
                 )
             };
-            sock_addr(Op::$op, AF_INET6, kind, halves(words), port)
+            sock_addr(
+                Op::$op,
+                AF_INET6,
+                kind,
+                halves(words),
+                port,
+                ctx.sock_addr,
+                |resolver| redirect6(ctx.sock_addr, words, resolver),
+            )
         }
     };
 }
