@@ -76,8 +76,8 @@ pub struct Resolver {
     pub port6: u16,
 }
 
-/// Value of the map `ORIGINS`, by socket cookie: where a socket's last question
-/// was sent to, before it was sent to the resolver.
+/// Value of the map `ORIGINS`, kept with a socket: where its last question was
+/// sent to, before it was sent to the resolver.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Origin {

@@ -7,7 +7,7 @@
 
 use core::cell::UnsafeCell;
 
-use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, RingBuf};
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, RingBuf, SkStorage};
 use aya_ebpf::macros::btf_map;
 use guard_common::limits::{ARENA_SIZE, MAX_ABSTRACT_NAMES, MAX_SANDBOXES};
 use guard_common::names::{Grants, MAX_NAMED_ADDRESSES, NamedAddress, Origin, Resolver};
@@ -96,9 +96,10 @@ pub static NAMED_ADDRESSES: HashMap<
 #[btf_map]
 pub static RESOLVERS: Array<Resolver, { MAX_SANDBOXES as usize }> = Array::new();
 
-/// Where a socket's last question for a name was sent to, by the socket's cookie.
+/// Where a socket's last question for a name was sent to. Kept with the socket:
+/// no other sandbox's can displace it.
 #[btf_map]
-pub static ORIGINS: LruHashMap<u64, Origin, 16384> = LruHashMap::new();
+pub static ORIGINS: SkStorage<Origin> = SkStorage::new();
 
 /// Counters by slot.
 #[btf_map]

@@ -5,7 +5,6 @@
 use core::ptr::{read_volatile, write_volatile};
 
 use aya_ebpf::bindings::bpf_sock_addr;
-use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use guard_common::names::{
@@ -44,22 +43,33 @@ pub fn is_answered(
     }
     let own =
         resolver_of(subject.slot).is_some_and(|own| addr.1 as u32 == own.addr && port == own.port);
-    // SAFETY: plain helper call with the program's context.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.cast()) };
-    own && ORIGINS.get_ptr(&cookie).is_some()
+    own && !origin_of(ctx).is_null()
+}
+
+/// Where the socket's last question was sent to; null when it has sent none.
+#[inline(always)]
+fn origin_of(ctx: *mut bpf_sock_addr) -> *mut Origin {
+    // SAFETY: plain helper call with the socket of the program's context.
+    unsafe { ORIGINS.get_ptr_mut(&SockAddrContext::new(ctx)) }
 }
 
 /// Remembers where a socket's question was sent to. False: it cannot be put back.
 #[inline(always)]
 fn remember(ctx: *mut bpf_sock_addr, addr: [u32; 4], port: u32) -> bool {
-    let origin = Origin {
+    let mut origin = Origin {
         addr,
         port,
         reserved: 0,
     };
-    // SAFETY: plain helper call with the program's context.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.cast()) };
-    ORIGINS.insert(&cookie, &origin, 0).is_ok()
+    // SAFETY: plain helper call with the socket of the program's context.
+    let kept =
+        unsafe { ORIGINS.get_or_insert_ptr_mut(&SockAddrContext::new(ctx), Some(&mut origin)) };
+    if kept.is_null() {
+        return false;
+    }
+    // SAFETY: a live value of this socket, which may be an earlier one's.
+    unsafe { kept.write_volatile(origin) };
+    true
 }
 
 /// Sends an IPv4 destination to the resolver. False: it stays as it was.
@@ -116,8 +126,8 @@ fn restore4(ctx: *mut bpf_sock_addr) -> i32 {
         if u32::from_be(ip) & RESOLVER_MASK != RESOLVER_NET {
             return 1;
         }
-        let cookie = bpf_get_socket_cookie(ctx.cast());
-        if let Some(origin) = ORIGINS.get_ptr(&cookie) {
+        let origin = origin_of(ctx);
+        if !origin.is_null() {
             write_volatile(&raw mut (*ctx).user_ip4, (*origin).addr[3]);
             write_volatile(&raw mut (*ctx).user_port, (*origin).port);
         }
@@ -148,8 +158,8 @@ fn restore6(ctx: *mut bpf_sock_addr) -> i32 {
         if !mapped && !loopback {
             return 1;
         }
-        let cookie = bpf_get_socket_cookie(ctx.cast());
-        if let Some(origin) = ORIGINS.get_ptr(&cookie) {
+        let origin = origin_of(ctx);
+        if !origin.is_null() {
             write_volatile(ip, (*origin).addr[0]);
             write_volatile(ip.add(1), (*origin).addr[1]);
             write_volatile(ip.add(2), (*origin).addr[2]);
