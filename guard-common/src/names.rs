@@ -26,10 +26,9 @@ pub const RESOLVER_PORTS6: (u16, u16) = (64_000, 65_023);
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NamedAddress {
-    /// The sandbox's slot.
-    pub slot: u32,
-    /// Always zero.
-    pub reserved: u32,
+    /// The sandbox's number, which no other has had in this boot: what is left
+    /// over is nobody's.
+    pub sandbox: u64,
     /// The address, high 64 bits, host order; IPv4 as IPv4-mapped.
     pub addr_hi: u64,
     /// Low 64 bits.

@@ -199,10 +199,11 @@ pub struct HardLink {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AbstractName {
-    /// The sandbox's slot.
-    pub slot: u32,
+    /// The sandbox's number, which no other has had in this boot: what is left
+    /// over is nobody's.
+    pub sandbox: u64,
     /// Bytes of the name, without the zero in front.
-    pub len: u32,
+    pub len: u64,
     /// The name, and zeros.
     pub name: [u8; 112],
 }
@@ -210,10 +211,10 @@ pub struct AbstractName {
 impl AbstractName {
     /// The key of a name; `None` for one that is too long.
     #[must_use]
-    pub fn new(slot: u32, name: &[u8]) -> Option<Self> {
+    pub fn new(sandbox: u64, name: &[u8]) -> Option<Self> {
         let mut key = Self {
-            slot,
-            len: name.len() as u32,
+            sandbox,
+            len: name.len() as u64,
             name: [0; 112],
         };
         if name.len() > MAX_ABSTRACT_NAME {
@@ -272,7 +273,7 @@ mod pod {
     unsafe impl aya::Pod for Counters {}
     // SAFETY: as for Config; two u32, one u64.
     unsafe impl aya::Pod for HardLink {}
-    // SAFETY: as for Config; two u32, bytes.
+    // SAFETY: as for Config; two u64, bytes.
     unsafe impl aya::Pod for AbstractName {}
     // SAFETY: as for Config; three u64.
     unsafe impl aya::Pod for AccessMasks {}

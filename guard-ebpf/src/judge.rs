@@ -333,8 +333,9 @@ pub fn allows(base: u32, bit: u8, state: u64, active: u64) -> (AccessMasks, bool
     // 1, 2 and 4 are numbers 0, 1 and 2.
     let kind = bounded::<3>(bit as u64 >> 1) as u32;
     let masks = masks_of(&table, table.u32(28), bounded::<0xffff>(state) as u32, kind);
-    // As `decide`, which has no other way to say so.
-    let allowed = bit != 0
+    // As `decide`, which has no other way to say so. Other kinds of access are
+    // not for this shorter way, and never allowed by it.
+    let allowed = bit & 0b111 != 0
         && active != 0
         && (masks.deny | masks.approve) & active == 0
         && masks.allow & active == active;

@@ -116,4 +116,4 @@ pub static DENIALS: RingBuf<u8, { 1 << 20 }> = RingBuf::new();
 
 /// Events of allowed accesses.
 #[btf_map]
-pub static ALLOWS: RingBuf<u8, { 2 << 20 }> = RingBuf::new();
+pub static ALLOWS: RingBuf<u8, { 4 << 20 }> = RingBuf::new();

@@ -195,7 +195,8 @@ impl Kernel {
         self.counters
             .set(handle.index, Counters::default(), 0)
             .map_err(KernelError::map("COUNTERS"))?;
-        // Steps and directories of another policy.
+        // Of the sandbox that had the slot before.
+        self.set_resolver(handle.index, Resolver::default())?;
         self.memo.clear(handle.index)?;
         self.directories.clear(handle.index)?;
         Ok(handle)
@@ -226,33 +227,23 @@ impl Kernel {
         keys.filter(|file| file.slot == slot).collect()
     }
 
-    /// Says what a slot's rules say of unix sockets with this abstract name.
+    /// Says what a sandbox's rules say of unix sockets with this abstract name.
     ///
     /// # Errors
     /// When there are too many for all sandboxes together.
     pub fn name_socket(
         &mut self,
-        slot: u32,
+        sandbox: u64,
         name: &[u8],
         masks: AccessMasks,
     ) -> Result<(), KernelError> {
-        let key = AbstractName::new(slot, name).ok_or(KernelError::Map {
+        let key = AbstractName::new(sandbox, name).ok_or(KernelError::Map {
             map: "ABSTRACT_NAMES",
             reason: format!("a name of {} bytes", name.len()),
         })?;
         self.abstract_names
             .insert(key, masks, 0)
             .map_err(KernelError::map("ABSTRACT_NAMES"))
-    }
-
-    fn unname_sockets(&mut self, slot: u32) {
-        let keys = self.abstract_names.keys().flatten();
-        let of_slot: Vec<AbstractName> = keys.filter(|key| key.slot == slot).collect();
-        for key in of_slot {
-            if let Err(error) = self.abstract_names.remove(&key) {
-                tracing::debug!(slot, %error, "a socket's name stays");
-            }
-        }
     }
 
     /// Says where a slot's questions for names go; all zero: nowhere.
@@ -276,14 +267,10 @@ impl Kernel {
             .map_err(KernelError::map("NAMED_ADDRESSES"))
     }
 
-    fn forget_names(&mut self, slot: u32) {
-        let keys = self.named.keys().flatten();
-        let of_slot: Vec<NamedAddress> = keys.filter(|key| key.slot == slot).collect();
-        for key in of_slot {
-            if let Err(error) = self.named.remove(&key) {
-                tracing::debug!(slot, %error, "an address stays");
-            }
-        }
+    /// Gives back the room of what was named for a sandbox that is gone.
+    pub fn forget_names(&mut self, sandbox: u64) {
+        remove_all(&mut self.abstract_names, |key| key.sandbox == sandbox);
+        remove_all(&mut self.named, |key| key.sandbox == sandbox);
     }
 
     /// Puts one more page into the pool of slots when few are ready: 14 to
@@ -300,11 +287,6 @@ impl Kernel {
     pub fn release_slot(&mut self, index: u32) {
         for file in self.named_files(index) {
             self.unname_file(&file);
-        }
-        self.unname_sockets(index);
-        self.forget_names(index);
-        if let Err(error) = self.set_resolver(index, Resolver::default()) {
-            tracing::error!(index, %error, "a slot keeps its resolver");
         }
         self.slots.release(index);
     }
@@ -444,6 +426,19 @@ impl Kernel {
         // Other versions' pins may be there: then the root stays.
         let _ = std::fs::remove_dir(load::pin_root());
         Ok(())
+    }
+}
+
+/// Removes the entries with such keys. One that stays takes room, no more.
+fn remove_all<K: aya::Pod, V: aya::Pod>(
+    map: &mut HashMap<MapData, K, V>,
+    such: impl Fn(&K) -> bool,
+) {
+    let keys: Vec<K> = map.keys().flatten().filter(such).collect();
+    for key in keys {
+        if let Err(error) = map.remove(&key) {
+            tracing::debug!(%error, "an entry stays");
+        }
     }
 }
 

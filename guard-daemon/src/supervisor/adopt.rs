@@ -122,6 +122,7 @@ pub(super) async fn adopt(shared: &Shared) {
                     kernel.retire(table);
                 }
                 kernel.release_slot(entry.slot);
+                kernel.forget_names(entry.sandbox);
             }
         }
     }

@@ -213,7 +213,7 @@ impl Supervisor {
         self.session(number)?.links = links;
         for (name, masks) in policy.abstract_names() {
             self.kernel()?
-                .name_socket(index, name, masks)
+                .name_socket(number, name, masks)
                 .map_err(Refused::new)?;
         }
         let entry = SandboxEntry {

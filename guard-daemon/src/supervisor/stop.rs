@@ -140,6 +140,7 @@ impl Supervisor {
             }
             if let Some(slot) = session.state.slot {
                 kernel.release_slot(slot);
+                kernel.forget_names(number);
             }
         }
         if let Some(cgroup) = &session.cgroup

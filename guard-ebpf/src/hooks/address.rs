@@ -70,14 +70,14 @@ pub fn payload(
 pub struct Destination {
     /// Halves in host order, IPv4 as IPv4-mapped.
     pub addr: (u64, u64),
+    /// The sandbox's number.
+    pub sandbox: u64,
     /// Rule sets in force.
     pub active: u64,
     /// What the rules say.
     pub masks: AccessMasks,
     /// Host order.
     pub port: u32,
-    /// The sandbox's slot.
-    pub slot: u32,
     /// Where its table starts in the arena.
     pub base: u32,
     /// Where in the table's head the list of address rules is named.
@@ -86,6 +86,8 @@ pub struct Destination {
     pub name: u32,
     /// 1: several names led there.
     pub shared: u32,
+    /// Always zero.
+    pub reserved: u32,
 }
 
 /// Offsets in the head of a table: rules for connecting, for listening.
@@ -100,11 +102,12 @@ impl Destination {
             active: subject.active,
             masks: AccessMasks::default(),
             port: port as u32,
-            slot: subject.slot,
+            sandbox: subject.sandbox,
             base: subject.base,
             list,
             name: 0,
             shared: 0,
+            reserved: 0,
         }
     }
 }
@@ -257,8 +260,7 @@ pub extern "C" fn by_names(destination: *mut Destination) -> u64 {
     // SAFETY: on the stack of a caller.
     let destination = unsafe { &mut *destination };
     let key = NamedAddress {
-        slot: destination.slot,
-        reserved: 0,
+        sandbox: destination.sandbox,
         addr_hi: destination.addr.0,
         addr_lo: destination.addr.1,
     };

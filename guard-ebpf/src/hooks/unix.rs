@@ -21,6 +21,8 @@ use crate::subject::{Subject, cgroup_of};
 const AF_UNIX: u16 = 1;
 /// Bytes of a unix address before its name.
 const FAMILY: u32 = 2;
+/// Bytes that a name takes in its key.
+const NAME_ROOM: usize = size_of::<AbstractName>() - core::mem::offset_of!(AbstractName, name);
 /// Where in a record's payload the key of a name is put together.
 const KEY_AT: usize = 256;
 
@@ -90,11 +92,11 @@ fn judge_abstract(subject: &Subject, access: &mut Access) {
     let masks = unsafe {
         let name = (&raw const (*scratch).payload).cast::<u8>();
         let key = name.cast_mut().add(KEY_AT).cast::<AbstractName>();
-        (&raw mut (*key).slot).write_unaligned(subject.slot);
-        (&raw mut (*key).len).write_unaligned(access.payload_len);
+        (&raw mut (*key).sandbox).write_unaligned(subject.sandbox);
+        (&raw mut (*key).len).write_unaligned(access.payload_len as u64);
         let to = (&raw mut (*key).name).cast::<u8>();
         let mut word = 0;
-        while word < size_of::<AbstractName>() - 8 {
+        while word < NAME_ROOM {
             store64(to.add(word), name.add(word).cast::<u64>().read_unaligned());
             word += 8;
         }
@@ -127,7 +129,7 @@ pub fn abstract_name(access: &mut Access, address: u64, len: u32) {
     let failed = unsafe {
         let payload = (&raw mut (*scratch).payload).cast::<u8>();
         let mut word = 0;
-        while word < size_of::<AbstractName>() - 8 {
+        while word < NAME_ROOM {
             store64(payload.add(word), 0);
             word += 8;
         }

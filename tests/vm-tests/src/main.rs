@@ -23,6 +23,8 @@ mod equivalence;
 #[allow(unreachable_pub)]
 mod hooks;
 #[allow(unreachable_pub)]
+mod names;
+#[allow(unreachable_pub)]
 mod network;
 #[allow(unreachable_pub)]
 mod remembered;
@@ -34,6 +36,8 @@ mod servers;
 mod service;
 #[allow(unreachable_pub)]
 mod sessions;
+#[allow(unreachable_pub)]
+mod unix;
 #[allow(unreachable_pub)]
 mod walls;
 
@@ -58,6 +62,8 @@ fn tests() -> Vec<Test> {
     let mut all = Vec::new();
     all.extend_from_slice(hooks::TESTS);
     all.extend_from_slice(network::TESTS);
+    all.extend_from_slice(unix::TESTS);
+    all.extend_from_slice(names::TESTS);
     all.extend_from_slice(remembered::TESTS);
     all.extend_from_slice(equivalence::TESTS);
     all

@@ -96,6 +96,7 @@ impl Sandbox {
     pub fn end(self, kernel: &mut Kernel) {
         kernel.unregister(self.cgroup);
         kernel.release_slot(self.slot.index);
+        kernel.forget_names(self.entry.sandbox);
         kernel.retire(self.table);
         std::fs::remove_dir(&self.dir).expect("remove the cgroup");
     }
