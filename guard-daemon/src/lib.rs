@@ -15,6 +15,7 @@ pub mod cli;
 pub mod doctor;
 pub mod kernel;
 pub mod mcp;
+pub mod net;
 pub mod policy;
 pub mod relay;
 pub mod supervisor;

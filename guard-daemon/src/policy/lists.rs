@@ -1,12 +1,13 @@
 //! Lists of rules over paths: what is compiled, and what `explain` searches.
 
 use guard_common::table::FileAccess;
+use serde::{Deserialize, Serialize};
 
 use super::error::Place;
 use super::glob::{Pattern, matches};
 
 /// What a list does with the paths it holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Kind {
     Allow,
     Approve,

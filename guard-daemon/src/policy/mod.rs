@@ -22,6 +22,7 @@ mod glob;
 pub mod launch;
 mod lists;
 pub mod lookup;
+pub mod names;
 mod network;
 pub mod own;
 mod resolve;
