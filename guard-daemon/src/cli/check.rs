@@ -111,11 +111,12 @@ pub fn run(args: &CheckArgs) -> ExitCode {
         Ok(loaded) => {
             let head = header(&SliceTable(loaded.policy.table()));
             let mut out = format!(
-                "{}: ok: {} examples hold; {} states, {} address rules, {} KiB; {}\n",
+                "{}: ok: {} examples hold; {} states, {} address rules, {} name rules, {} KiB; {}\n",
                 args.policy,
                 loaded.examples,
                 head.states,
                 head.net_len,
+                loaded.policy.names().count(),
                 head.size.div_ceil(1024),
                 loaded.policy.hash()
             );

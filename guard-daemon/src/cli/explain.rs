@@ -19,8 +19,10 @@ pub struct ExplainArgs {
     /// Give a value to ${KEY}
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = super::check::key_value)]
     pub set: Vec<(String, String)>,
-    /// "read /path", "write /path", "exec /path", "connect ADDRESS:PORT",
-    /// "connect /path", "connect @name" or "listen ADDRESS:PORT"
+    /// "read /path", "write /path", "exec /path", "connect NAME:PORT",
+    /// "connect ADDRESS:PORT", "connect /path", "connect @name" or "listen
+    /// ADDRESS:PORT". A name is judged by the rules for names, an address by
+    /// those for addresses: nobody is asked where a name leads
     #[arg(required = true)]
     pub access: Vec<String>,
     /// The command that the policy is for, last of all

@@ -1,11 +1,11 @@
 //! A resolved policy to what is put in force. Only [`compile`] and
 //! [`compile_sets`] make a [`CompiledPolicy`].
 
-use std::collections::{BTreeMap, BTreeSet};
+mod hash;
+mod names;
 
-use guard_common::limits::{MAX_NET_RULES, MAX_RULE_SETS};
-use guard_common::table::{AccessMasks, NetRule};
-use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 use super::automaton::{self, Addresses};
 use super::ceiling;
@@ -13,15 +13,19 @@ use super::document::{AuditLog, AuditSettings, ProcessLimits, WhenFull};
 use super::error::{Errors, PolicyError, PolicyErrors};
 use super::examples::Example;
 use super::lists::{Kind, List, Rule};
+use super::names::NameRules;
 use super::network::{AbstractRule, NetworkRule};
 use super::resolve::Resolved;
+use guard_common::limits::{MAX_NET_RULES, MAX_RULE_SETS};
+use guard_common::table::{AccessMasks, NetRule};
 
 /// Settings of a sandbox that follow from its policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flags {
     /// Report allowed accesses too (`audit.log = "all"`).
     pub log_allows: bool,
-    /// A rule allows addresses, so datagram sockets are needed.
+    /// A rule allows addresses or names, so datagram sockets are needed: questions
+    /// for names are datagrams.
     pub datagram: bool,
     /// Deny what cannot be reported because a ring is full.
     pub ring_full_deny: bool,
@@ -39,6 +43,8 @@ pub struct CompiledPolicy {
     max_write_size: Option<u64>,
     audit: AuditSettings,
     flags: Flags,
+    names: NameRules,
+    upstreams: Vec<SocketAddr>,
     pub(super) lists: Vec<List>,
     pub(super) network: Vec<NetworkRule>,
     pub(super) listen: Vec<NetworkRule>,
@@ -126,6 +132,29 @@ impl CompiledPolicy {
         names
     }
 
+    /// The rules for names.
+    #[must_use]
+    pub fn names(&self) -> &NameRules {
+        &self.names
+    }
+
+    /// Servers to ask for names; empty: the host's.
+    #[must_use]
+    pub fn upstreams(&self) -> &[SocketAddr] {
+        &self.upstreams
+    }
+
+    /// Networks that address rules of any set allow, for some port at least:
+    /// address (IPv4 as IPv4-mapped) and length of the prefix, each once.
+    #[must_use]
+    pub fn networks(&self) -> Vec<(u128, u8)> {
+        let allow = self.network.iter().filter(|rule| rule.kind == Kind::Allow);
+        let networks: BTreeSet<_> = allow
+            .map(|rule| (rule.network.addr, rule.network.prefix))
+            .collect();
+        networks.into_iter().collect()
+    }
+
     /// `[audit]`.
     #[must_use]
     pub fn audit(&self) -> AuditSettings {
@@ -195,7 +224,8 @@ pub(super) fn compile_within(
             |lists: &[List]| automaton::table(lists, &addresses, rule_sets, max_states).is_ok();
         blame(&lists, &fits, error, main)
     })?;
-    let hash = hash(sets);
+    let hash = hash::hash(sets);
+    let names = names::of_sets(sets)?;
     let policy = CompiledPolicy {
         table,
         hash,
@@ -207,9 +237,13 @@ pub(super) fn compile_within(
         audit: main.audit,
         flags: Flags {
             log_allows: main.audit.log == AuditLog::All,
-            datagram: !listen.is_empty() || network.iter().any(|rule| rule.kind == Kind::Allow),
+            datagram: !listen.is_empty()
+                || !names.is_empty()
+                || network.iter().any(|rule| rule.kind == Kind::Allow),
             ring_full_deny: main.audit.ring_full == WhenFull::Deny,
         },
+        names,
+        upstreams: main.upstreams.clone(),
         lists,
         network,
         listen,
@@ -309,48 +343,6 @@ fn blame(
          or deny with a pattern that has no /",
     )
     .into()
-}
-
-/// A canonical text of the resolved policy, hashed. Fields are separated by
-/// bytes that no field holds.
-fn hash(sets: &[&Resolved]) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::from("guard policy 1\n");
-    for (index, set) in sets.iter().enumerate() {
-        let _ = writeln!(text, "set {index}");
-        for list in &set.lists {
-            for rule in &list.rules {
-                let _ = writeln!(
-                    text,
-                    "file {:?} {} {:?} {:?} {:?} {:?}",
-                    list.kind, list.access, rule.id, rule.text, rule.negated, rule.patterns
-                );
-            }
-        }
-        for (what, rules) in [("network", &set.network), ("listen", &set.listen)] {
-            for rule in rules {
-                let _ = writeln!(
-                    text,
-                    "{what} {:?} {:?} {:?} {:?}",
-                    rule.kind, rule.id, rule.text, rule.network
-                );
-            }
-        }
-        for rule in &set.abstract_names {
-            let _ = writeln!(text, "unix {:?} {:?} {:?}", rule.id, rule.text, rule.name);
-        }
-        let _ = writeln!(
-            text,
-            "process {:?} {:?} {:?}\nwrite {:?}\naudit {:?}",
-            set.env, set.user, set.limits, set.max_write_size, set.audit
-        );
-    }
-    let digest = Sha256::digest(text.as_bytes());
-    let mut out = String::from("sha256:");
-    for byte in digest {
-        let _ = write!(out, "{byte:02x}");
-    }
-    out
 }
 
 fn run_examples(policy: &CompiledPolicy, examples: &[Example]) -> Result<(), PolicyErrors> {

@@ -1,8 +1,10 @@
 //! Policy text to typed sections: TOML syntax, known keys, types. What the
 //! strings mean is [`super::resolve`]'s.
 
+mod examples;
 mod keys;
 mod limits;
+mod network;
 mod reader;
 
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use std::time::Duration;
 use guard_common::matcher::Verdict;
 
 pub use limits::ProcessLimits;
+pub(crate) use network::{DestinationText, NETWORK_LISTS, NetworkSection, Sni};
 
 use super::error::{Errors, Place, PolicyError, PolicyErrors, Source, Spanned};
 
@@ -26,9 +29,6 @@ pub(crate) enum DocumentKind {
 
 /// The lists of `[files]`, in the order of [`FilesSection::lists`].
 pub(crate) const FILE_LISTS: [&str; 5] = ["read", "write", "exec", "deny", "approve"];
-/// The lists of `[network]` that judge destinations, in the order of
-/// [`NetworkSection::lists`].
-pub(crate) const NETWORK_LISTS: [&str; 3] = ["allow", "deny", "approve"];
 
 /// `[files]` as written.
 #[derive(Debug, Default)]
@@ -38,16 +38,6 @@ pub(crate) struct FilesSection {
     pub(crate) required: Vec<Spanned<String>>,
     /// Bytes of the largest file that may be written.
     pub(crate) max_write_size: Option<u64>,
-}
-
-/// `[network]` as written.
-#[derive(Debug, Default)]
-pub(crate) struct NetworkSection {
-    pub(crate) lists: [Vec<Spanned<String>>; 3],
-    /// Addresses of this host at which the server may be reached.
-    pub(crate) listen: Vec<Spanned<String>>,
-    /// Unix sockets of others that it may connect to.
-    pub(crate) unix: Vec<Spanned<String>>,
 }
 
 /// An `[[example]]` as written.

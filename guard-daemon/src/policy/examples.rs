@@ -7,6 +7,7 @@ use guard_common::table::FileAccess;
 
 use super::document::ExampleText;
 use super::error::{Place, PolicyError};
+use super::names::Name;
 use super::network::number;
 use super::resolve::ResolveContext;
 use super::variables;
@@ -18,6 +19,8 @@ pub enum Access {
     File(FileAccess, Vec<u8>),
     /// Connecting or sending to an address; IPv4 as IPv4-mapped.
     Connect(u128, u16),
+    /// Connecting or sending to whatever a name leads to.
+    Name(Name, u16),
     /// Being reached at an address and port of this host.
     Listen(u128, u16),
     /// Connecting to a unix socket with an abstract name, without the zero in front.
@@ -40,8 +43,9 @@ fn bad<T>(message: String, help: &str) -> Result<T, Bad> {
     Err((message, Some(help.to_owned())))
 }
 
-/// Reads `read /path`, `write /path`, `exec /path`, `connect ADDRESS:PORT`,
-/// `connect /path`, `connect @name` or `listen ADDRESS:PORT`.
+/// Reads `read /path`, `write /path`, `exec /path`, `connect NAME:PORT`,
+/// `connect ADDRESS:PORT`, `connect /path`, `connect @name` or
+/// `listen ADDRESS:PORT`.
 ///
 /// # Errors
 /// What is wrong with it, and what to write instead.
@@ -49,9 +53,10 @@ pub fn parse_access(text: &str) -> Result<Access, (String, Option<String>)> {
     read_access(text.as_bytes())
 }
 
+const FORM: &str = "write: read /path, write /path, exec /path, connect NAME:PORT, \
+                    connect ADDRESS:PORT, connect /path, connect @name or listen ADDRESS:PORT";
+
 fn read_access(text: &[u8]) -> Result<Access, Bad> {
-    const FORM: &str = "write: read /path, write /path, exec /path, connect ADDRESS:PORT, \
-                        connect /path, connect @name or listen ADDRESS:PORT";
     let shown = String::from_utf8_lossy(text);
     let at = text.iter().position(|b| *b == b' ').unwrap_or(text.len());
     let (word, rest) = text.split_at(at);
@@ -62,16 +67,10 @@ fn read_access(text: &[u8]) -> Result<Access, Bad> {
         b"exec" => FileAccess::Exec,
         b"connect" if rest.starts_with(b"@") => return Ok(Access::Abstract(rest[1..].to_vec())),
         b"connect" if rest.starts_with(b"/") => FileAccess::Connect,
-        b"connect" | b"listen" => {
-            let text = String::from_utf8_lossy(rest);
-            return match text.parse::<SocketAddr>() {
-                Ok(addr) if word == b"listen" => Ok(Access::Listen(number(addr.ip()), addr.port())),
-                Ok(addr) => Ok(Access::Connect(number(addr.ip()), addr.port())),
-                Err(_) if text.parse::<IpAddr>().is_ok() => {
-                    bad(format!("{shown:?} has no port"), FORM)
-                }
-                Err(_) => bad(format!("{text:?} is not an address and a port"), FORM),
-            };
+        b"connect" => return destination(&String::from_utf8_lossy(rest)),
+        b"listen" => {
+            let (addr, port) = address(&String::from_utf8_lossy(rest))?;
+            return Ok(Access::Listen(addr, port));
         }
         _ => return bad(format!("{shown:?} is not an access"), FORM),
     };
@@ -86,6 +85,38 @@ fn read_access(text: &[u8]) -> Result<Access, Bad> {
         );
     }
     Ok(Access::File(access, rest.to_vec()))
+}
+
+/// An address as rules have it, and a port.
+fn address(text: &str) -> Result<(u128, u16), Bad> {
+    match text.parse::<SocketAddr>() {
+        Ok(addr) => Ok((number(addr.ip()), addr.port())),
+        Err(_) if text.parse::<IpAddr>().is_ok() => bad(format!("{text:?} has no port"), FORM),
+        Err(_) => bad(format!("{text:?} is not an address and a port"), FORM),
+    }
+}
+
+/// `NAME:PORT` or `ADDRESS:PORT`.
+fn destination(text: &str) -> Result<Access, Bad> {
+    let name = text
+        .rsplit_once(':')
+        .map(|(host, port)| (Name::parse(host), port));
+    match (name, address(text)) {
+        (_, Ok((addr, port))) => Ok(Access::Connect(addr, port)),
+        (Some((Ok(name), port)), Err(_)) => match port.parse() {
+            Ok(number) if port.bytes().all(|b| b.is_ascii_digit()) => {
+                Ok(Access::Name(name, number))
+            }
+            _ => bad(format!("{port:?} is not a port"), FORM),
+        },
+        (None, Err(_)) if Name::parse(text).is_ok() => bad(format!("{text:?} has no port"), FORM),
+        (Some((Err(error), _)), Err(_))
+            if text.contains(char::is_alphabetic) && !text.contains('[') =>
+        {
+            bad(format!("{text:?}: {error}"), FORM)
+        }
+        (_, Err(error)) => Err(error),
+    }
 }
 
 /// One example for each combination of its variables' values.

@@ -7,6 +7,7 @@ use guard_common::table::{AccessMasks, FileAccess};
 use super::compile::CompiledPolicy;
 use super::examples::Access;
 use super::lists::Kind;
+use super::names::Name;
 use super::network::NetworkRule;
 
 /// The rule that decided.
@@ -39,7 +40,7 @@ pub fn verdict_name(verdict: Verdict) -> &'static str {
 
 /// The kind of list that gives a verdict. `masks` tells a rule that denies
 /// from no rule that allows.
-fn deciding(verdict: Verdict, masks: AccessMasks, active: u64) -> Option<Kind> {
+pub(super) fn deciding(verdict: Verdict, masks: AccessMasks, active: u64) -> Option<Kind> {
     match verdict {
         Verdict::Allow => Some(Kind::Allow),
         Verdict::Approve => Some(Kind::Approve),
@@ -83,6 +84,7 @@ impl CompiledPolicy {
         match access {
             Access::File(access, path) => self.explain_path(path, *access, active),
             Access::Connect(addr, port) => self.explain_net(*addr, *port, active),
+            Access::Name(name, port) => self.explain_name(name, *port, active),
             Access::Listen(addr, port) => self.explain_listen(*addr, *port, active),
             Access::Abstract(name) => self.explain_abstract(name, active),
         }
@@ -93,6 +95,13 @@ impl CompiledPolicy {
     pub fn explain_net(&self, addr: u128, port: u16, active: u64) -> Decision {
         let masks = SliceTable(self.table()).net_masks(halves(addr), port);
         by_address(&self.network, masks, addr, port, active)
+    }
+
+    /// Judges connecting to a name under the rule sets `active`, by the rules for
+    /// names alone: address rules may open what it leads to all the same.
+    #[must_use]
+    pub fn explain_name(&self, name: &Name, port: u16, active: u64) -> Decision {
+        self.names().decide(name, port, active)
     }
 
     /// Judges being reached at an address and port of this host.

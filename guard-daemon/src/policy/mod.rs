@@ -3,7 +3,7 @@
 //! ```text
 //! text ─▶ Document ─▶ Resolved ─▶ CompiledPolicy
 //!        keys, types   includes,    one DFA over all globs,
-//!                      variables    address rules
+//!                      variables    address rules, a trie of names
 //! ```
 //! Any error refuses the whole policy, and all errors come at once. Reading
 //! files is confined to [`lookup`] and [`launch`]; the rest is pure.

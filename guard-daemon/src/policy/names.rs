@@ -1,124 +1,31 @@
 //! Names in `[network]`: domain names, what they are compared with, and what a
 //! policy says of them. Also what the resolver's process is told of a policy.
 
-use std::fmt;
+mod matcher;
+mod name;
+mod pattern;
+mod ranges;
+#[cfg(test)]
+mod tests;
+mod verdict;
 
+use std::sync::Arc;
+
+use guard_common::names::MAX_GRANTS;
 use guard_common::table::AccessMasks;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::explain::RuleRef;
+use super::glob::ListKind;
 use super::lists::Kind;
+use matcher::Matcher;
 
-/// Bytes of the longest name, without a trailing dot (RFC 1035, 2.3.4).
-pub const MAX_NAME: usize = 253;
-/// Bytes of the longest label (RFC 1035, 2.3.4).
-pub const MAX_LABEL: usize = 63;
+pub use matcher::MAX_LABEL_GLOBS;
+pub use name::{MAX_LABEL, MAX_NAME, Name, NameError};
+pub(crate) use pattern::parse as parse_pattern;
 
-/// A domain name in the one form in which names are compared: A-labels in lower
-/// case, without a trailing dot. Labels hold letters, digits, `-` and `_`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Name(String);
-
-/// Why a text is no name.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NameError {
-    /// Nothing, or a dot alone.
-    #[error("an empty name")]
-    Empty,
-    /// Two dots in a row, or one in front.
-    #[error("a name with an empty label")]
-    EmptyLabel,
-    /// A label over [`MAX_LABEL`].
-    #[error("a label of {0} bytes; at most {MAX_LABEL} are possible")]
-    LongLabel(usize),
-    /// A name over [`MAX_NAME`].
-    #[error("a name of {0} bytes; at most {MAX_NAME} are possible")]
-    LongName(usize),
-    /// A byte that no host name has.
-    #[error("{0:?} cannot be in a name")]
-    Character(char),
-    /// Not a valid internationalized name (UTS 46).
-    #[error("not a valid internationalized name")]
-    Idna,
-}
-
-impl Name {
-    /// A name as a person writes it: any case, perhaps internationalized,
-    /// perhaps with a trailing dot.
-    ///
-    /// # Errors
-    /// [`NameError`].
-    pub fn parse(text: &str) -> Result<Self, NameError> {
-        let text = text.strip_suffix('.').unwrap_or(text);
-        if text.is_empty() {
-            return Err(NameError::Empty);
-        }
-        if text.is_ascii() {
-            return Self::of_labels(text.split('.').map(str::as_bytes));
-        }
-        let ascii = idna::domain_to_ascii(text).map_err(|_| NameError::Idna)?;
-        Self::of_labels(ascii.split('.').map(str::as_bytes))
-    }
-
-    /// A name by the labels of a DNS message, the root's not among them. Case is
-    /// folded; nothing else is.
-    ///
-    /// # Errors
-    /// [`NameError`].
-    pub fn of_labels<'a>(labels: impl Iterator<Item = &'a [u8]>) -> Result<Self, NameError> {
-        let mut name = String::new();
-        for label in labels {
-            match label.len() {
-                0 => return Err(NameError::EmptyLabel),
-                len if len > MAX_LABEL => return Err(NameError::LongLabel(len)),
-                _ => {}
-            }
-            if !name.is_empty() {
-                name.push('.');
-            }
-            for byte in label {
-                if !(byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')) {
-                    return Err(NameError::Character(char::from(*byte)));
-                }
-                name.push(char::from(byte.to_ascii_lowercase()));
-            }
-            if name.len() > MAX_NAME {
-                return Err(NameError::LongName(name.len()));
-            }
-        }
-        match name.is_empty() {
-            true => Err(NameError::Empty),
-            false => Ok(Self(name)),
-        }
-    }
-
-    /// The name.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl TryFrom<String> for Name {
-    type Error = NameError;
-
-    fn try_from(text: String) -> Result<Self, NameError> {
-        Self::of_labels(text.split('.').map(str::as_bytes))
-    }
-}
-
-impl From<Name> for String {
-    fn from(name: Name) -> Self {
-        name.0
-    }
-}
+/// Rules that name names in a policy, in all its rule sets.
+pub const MAX_NAME_RULES: usize = 4_096;
 
 /// One rule of `[network]` that names names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,6 +44,7 @@ pub struct NameRule {
     /// First and last port.
     pub(crate) ports: (u16, u16),
     /// TLS only, and only with a server name that passes (`sni = "require"`).
+    /// Never in rules that do not allow.
     pub(crate) sni: bool,
 }
 
@@ -162,29 +70,144 @@ pub enum NameVerdict {
     Deny(Option<RuleRef>),
 }
 
-/// All rules of a policy that name names.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NameRules(pub(crate) Vec<NameRule>);
+/// All rules of a policy that name names, compiled. Cheap to clone. As a message
+/// it is the list of its rules.
+#[derive(Clone, Debug, Default)]
+pub struct NameRules(Arc<Compiled>);
+
+#[derive(Debug, Default)]
+struct Compiled {
+    rules: Vec<NameRule>,
+    /// Knows the rules by their index.
+    matcher: Matcher,
+}
+
+/// Why rules cannot be taken; the index of the rule that is one too many.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NameRulesError {
+    /// Over [`MAX_NAME_RULES`].
+    #[error("more than {MAX_NAME_RULES} rules for names")]
+    TooMany(usize),
+    /// Over [`MAX_LABEL_GLOBS`].
+    #[error("more than {MAX_LABEL_GLOBS} different labels with a * beside other characters")]
+    TooManyGlobs(usize),
+    /// A name could be open in more than [`MAX_GRANTS`] ranges of ports.
+    #[error("a name could be open in more than {MAX_GRANTS} separate ranges of ports")]
+    TooManyRanges(usize),
+    /// Not as a policy is resolved: what the resolver's process is sent only.
+    #[error("rule {0} is not in canonical form")]
+    NotCanonical(usize),
+}
+
+impl NameRulesError {
+    /// The index of the rule.
+    pub(crate) fn index(&self) -> usize {
+        match *self {
+            Self::TooMany(index)
+            | Self::TooManyGlobs(index)
+            | Self::TooManyRanges(index)
+            | Self::NotCanonical(index) => index,
+        }
+    }
+}
+
+impl NameRule {
+    fn is_canonical(&self) -> bool {
+        let list = match self.kind {
+            Kind::Allow => ListKind::Allow,
+            Kind::Approve | Kind::Deny => ListKind::DenyOrApprove,
+        };
+        pattern::is_canonical(&self.pattern, list)
+            && self.ports.0 <= self.ports.1
+            && self.sets != 0
+            && (self.kind == Kind::Allow || !self.sni)
+    }
+
+    fn covers(&self, port: u16) -> bool {
+        (self.ports.0..=self.ports.1).contains(&port)
+    }
+
+    fn to_ref(&self) -> RuleRef {
+        RuleRef {
+            id: self.id.clone(),
+            text: self.text.clone(),
+        }
+    }
+}
 
 impl NameRules {
+    /// Compiles rules.
+    ///
+    /// # Errors
+    /// [`NameRulesError`].
+    pub(crate) fn new(rules: Vec<NameRule>) -> Result<Self, NameRulesError> {
+        if rules.len() > MAX_NAME_RULES {
+            return Err(NameRulesError::TooMany(MAX_NAME_RULES));
+        }
+        let mut matcher = Matcher::default();
+        for (index, rule) in rules.iter().enumerate() {
+            if !rule.is_canonical() {
+                return Err(NameRulesError::NotCanonical(index));
+            }
+            matcher
+                .add(&rule.pattern, index)
+                .map_err(|_| NameRulesError::TooManyGlobs(index))?;
+        }
+        let rules = Self(Arc::new(Compiled { rules, matcher }));
+        rules.check_ranges()?;
+        Ok(rules)
+    }
+
     /// Whether no name can be allowed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        !self.0.iter().any(|rule| rule.kind == Kind::Allow)
+        !self.0.rules.iter().any(|rule| rule.kind == Kind::Allow)
     }
 
-    /// Whether a name may be asked for under the rule sets `active`.
+    /// Whether some name is open only to TLS with a server name.
     #[must_use]
-    pub fn judge(&self, name: &Name, active: u64) -> NameVerdict {
-        let _ = (name, active);
-        NameVerdict::Deny(None)
+    pub fn wants_server_names(&self) -> bool {
+        self.0.rules.iter().any(|rule| rule.sni)
     }
 
-    /// The ports for which a name is open, at most
-    /// [`guard_common::names::MAX_GRANTS`] ranges that do not overlap, in order.
+    /// How many rules there are, of all kinds.
     #[must_use]
-    pub fn grants(&self, name: &Name) -> Vec<NameGrant> {
-        let _ = name;
-        Vec::new()
+    pub fn count(&self) -> usize {
+        self.0.rules.len()
+    }
+
+    /// The rules that match a name, in their order.
+    fn matching(&self, name: &Name) -> Vec<&NameRule> {
+        self.by_labels(name.labels().rev())
+    }
+
+    /// The rules that match labels, the last label first.
+    fn by_labels<'a>(&self, labels: impl Iterator<Item = &'a str>) -> Vec<&NameRule> {
+        let found = self.0.matcher.matching(labels);
+        found
+            .into_iter()
+            .filter_map(|at| self.0.rules.get(at))
+            .collect()
+    }
+}
+
+impl PartialEq for NameRules {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.rules == other.0.rules
+    }
+}
+
+impl Eq for NameRules {}
+
+impl Serialize for NameRules {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.rules.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for NameRules {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let rules = Vec::<NameRule>::deserialize(deserializer)?;
+        Self::new(rules).map_err(serde::de::Error::custom)
     }
 }

@@ -1,8 +1,13 @@
-//! Address rules: IP literals and networks, with ports.
+//! Rules of `[network]`: names, IP literals and networks, with ports.
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::ops::Range;
 
+use super::document::DestinationText;
+use super::error::{PolicyError, Spanned};
+use super::glob::ListKind;
 use super::lists::Kind;
+use super::names::parse_pattern;
 
 /// Longest prefix of ::ffff:0:0/96, in which IPv4 lies.
 const MAPPED: u8 = 96;
@@ -16,7 +21,16 @@ pub(crate) struct Network {
     pub(crate) ports: (u16, u16),
 }
 
-/// One rule of `[network]`.
+/// What a rule of `[network]` is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Destination {
+    /// Addresses.
+    Network(Network),
+    /// Names: labels in canonical form, first label first, and ports.
+    Names(Vec<String>, (u16, u16)),
+}
+
+/// One rule of `[network]` for addresses.
 #[derive(Clone, Debug)]
 pub(crate) struct NetworkRule {
     pub(crate) id: String,
@@ -57,11 +71,59 @@ impl Network {
     }
 }
 
-/// Message and help.
-type Bad = (String, Option<String>);
+/// What is wrong with a rule, and where in its text; without: all of it.
+#[derive(Debug)]
+struct Bad {
+    at: Option<Range<usize>>,
+    message: String,
+    help: String,
+}
 
 fn bad<T>(message: impl Into<String>, help: impl Into<String>) -> Result<T, Bad> {
-    Err((message.into(), Some(help.into())))
+    Err(Bad {
+        at: None,
+        message: message.into(),
+        help: help.into(),
+    })
+}
+
+fn placed(text: &Spanned<String>, bad: Bad) -> PolicyError {
+    let place = match bad.at {
+        Some(at) => text.within(at, 0),
+        None => text.place.clone(),
+    };
+    PolicyError::at(&place, bad.message).help(bad.help)
+}
+
+/// Reads a rule for destinations.
+pub(crate) fn destination(
+    rule: &DestinationText,
+    list: ListKind,
+) -> Result<Destination, PolicyError> {
+    let read = read(&rule.text.value, list).map_err(|bad| placed(&rule.text, bad))?;
+    match read {
+        Destination::Network(_) if rule.sni.is_some() => {
+            let message = "sni is for names, this is an address";
+            let help = "write the address as a string, or the server's name";
+            Err(PolicyError::at(&rule.text.place, message).help(help))
+        }
+        read => Ok(read),
+    }
+}
+
+/// Reads a rule for addresses of this host.
+pub(crate) fn listen(text: &Spanned<String>) -> Result<Network, PolicyError> {
+    match read(&text.value, ListKind::DenyOrApprove) {
+        Ok(Destination::Network(network)) => Ok(network),
+        Ok(Destination::Names(..)) => {
+            let message = format!(
+                "{:?} is a name, listen takes addresses of this host",
+                text.value
+            );
+            Err(PolicyError::at(&text.place, message).help("such as 127.0.0.1:8080 or [::1]:8080"))
+        }
+        Err(bad) => Err(placed(text, bad)),
+    }
 }
 
 /// Splits `HOST`, `HOST:PORTS`, `[HOST]`, `[HOST]:PORTS`, `HOST/N:PORTS`.
@@ -75,7 +137,7 @@ fn split(text: &str) -> Result<(&str, Option<&str>), Bad> {
             None if rest.is_empty() => Ok((host, None)),
             None => bad(
                 "something other than a port behind ]",
-                "write [ADDRESS]:PORT",
+                "write [ADDRESS]:PORT; names have no [ ]",
             ),
         };
     }
@@ -113,28 +175,38 @@ fn ports(text: Option<&str>) -> Result<(u16, u16), Bad> {
     Ok((first, last))
 }
 
-/// Whether this was meant as a domain name.
+/// Whether this was meant as a domain name: it has something that no address has.
 fn looks_like_name(host: &str) -> bool {
-    !host.is_empty()
-        && !host.contains(['/', ':', ' '])
-        && host.contains(|c: char| c.is_alphabetic() || c == '*' || c == '_')
+    let of_names = |c: char| c.is_alphabetic() || !c.is_ascii() || "*_-?{}[]$ ".contains(c);
+    !host.contains(':') && host.contains(of_names)
 }
 
-/// Reads a rule of `[network]`.
-pub(crate) fn parse(text: &str) -> Result<Network, Bad> {
+fn read(text: &str, list: ListKind) -> Result<Destination, Bad> {
     if text.starts_with('!') {
         return bad(
             "network lists have no ! rules",
             "deny what is not wanted: deny wins over allow",
         );
     }
-    let (host, port_text) = split(text)?;
-    if looks_like_name(host) {
+    if text.contains("://") {
         return bad(
-            format!("{host:?} is a name: names come in a later version (step 3)"),
-            "this version takes IP addresses and networks, such as 10.1.0.0/16:5432",
+            format!("{text:?} is a URL"),
+            "write NAME:PORT, such as api.example.com:443",
         );
     }
+    let (host, port_text) = split(text)?;
+    if !text.starts_with('[') && looks_like_name(host) {
+        let pattern = parse_pattern(host, list).map_err(|error| Bad {
+            at: Some(error.at),
+            message: error.message,
+            help: error.help,
+        })?;
+        return Ok(Destination::Names(pattern, ports(port_text)?));
+    }
+    network(host, port_text).map(Destination::Network)
+}
+
+fn network(host: &str, port_text: Option<&str>) -> Result<Network, Bad> {
     let (addr_text, prefix_text) = match host.split_once('/') {
         Some((addr, prefix)) => (addr, Some(prefix)),
         None => (host, None),
@@ -195,9 +267,10 @@ mod tests {
     use super::*;
 
     fn inside(rule: &str, addr: &str, port: u16) -> bool {
-        parse(rule)
-            .unwrap()
-            .contains(number(addr.parse().unwrap()), port)
+        match read(rule, ListKind::Allow).unwrap() {
+            Destination::Network(network) => network.contains(number(addr.parse().unwrap()), port),
+            Destination::Names(..) => panic!("{rule} is a name"),
+        }
     }
 
     #[test]
@@ -219,9 +292,14 @@ mod tests {
     #[test]
     fn what_is_refused() {
         for (rule, part) in [
-            ("api.github.com:443", "later version (step 3)"),
-            ("*.npmjs.org", "later version (step 3)"),
-            ("localhost", "later version (step 3)"),
+            ("api.github.com:0", "not a port"),
+            ("api.github.com:443:80", "not an IP address"),
+            ("https://api.github.com", "is a URL"),
+            ("api.github.com/x", "'/'"),
+            ("api.github.com ", "' '"),
+            ("[ab].example.com", "other than a port"),
+            ("a[b].example.com", "'['"),
+            ("*", "every name"),
             ("10.1.0.1/16", "not the first address"),
             ("10.1.0.0/33", "prefix length"),
             ("10.1.0.0/+8", "prefix length"),
@@ -236,8 +314,23 @@ mod tests {
             ("!10.0.0.1", "no ! rules"),
             ("::/0", "every IPv4 address"),
         ] {
-            let (message, _) = parse(rule).expect_err(rule);
+            let message = read(rule, ListKind::Allow).expect_err(rule).message;
             assert!(message.contains(part), "{rule}: {message}");
+        }
+    }
+
+    #[test]
+    fn what_is_a_name() {
+        for (rule, name, ports) in [
+            ("api.github.com:443", "api.github.com", (443, 443)),
+            ("*.npmjs.org", "*.npmjs.org", (0, 65535)),
+            ("localhost:8000-8100", "localhost", (8000, 8100)),
+            ("face.be:1", "face.be", (1, 1)),
+            ("x-1", "x-1", (0, 65535)),
+        ] {
+            let read = read(rule, ListKind::Allow).unwrap();
+            let labels = name.split('.').map(str::to_owned).collect();
+            assert_eq!(read, Destination::Names(labels, ports), "{rule}");
         }
     }
 }

@@ -1,21 +1,24 @@
 //! A document with its includes, its variables' values and its globs read.
 
+mod network;
+
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use guard_common::table::FileAccess;
 
-use super::document::{AuditSettings, Document, FILE_LISTS, NETWORK_LISTS, ProcessLimits};
+use super::document::{AuditSettings, Document, FILE_LISTS, ProcessLimits};
 use super::error::{Errors, Place, PolicyError, PolicyErrors, Spanned};
 use super::examples::{self, Example};
 use super::glob::{self, Pattern};
 use super::launch::CommandChain;
 use super::lists::{ALL_ACCESS, Kind, List, Rule};
 use super::lookup::Lookup;
-use super::network::{self, AbstractRule, NetworkRule};
+use super::names::NameRule;
+use super::network::{AbstractRule, NetworkRule};
 use super::own::{self, Own};
-use super::unix::{self, UnixRule};
 use super::{syntax, variables};
 
 /// Environment variables that a server keeps when no policy says otherwise.
@@ -50,6 +53,9 @@ pub struct ResolveContext<'a> {
 pub struct Resolved {
     pub(crate) lists: Vec<List>,
     pub(crate) network: Vec<NetworkRule>,
+    pub(crate) names: Vec<Spanned<NameRule>>,
+    /// Servers to ask for names; empty: the host's.
+    pub(crate) upstreams: Vec<SocketAddr>,
     /// Addresses at which the server may be reached; all of them allow.
     pub(crate) listen: Vec<NetworkRule>,
     pub(crate) abstract_names: Vec<AbstractRule>,
@@ -87,6 +93,8 @@ pub fn resolve(
         resolved: Resolved {
             lists: Vec::new(),
             network: Vec::new(),
+            names: Vec::new(),
+            upstreams: document.network.upstreams.clone(),
             listen: Vec::new(),
             abstract_names: Vec::new(),
             env: BTreeSet::new(),
@@ -190,23 +198,7 @@ impl Resolver<'_> {
         for (list, key) in document.files.lists.iter().zip(FILE_LISTS) {
             self.file_list(list, key, prefix, include);
         }
-        for (list, key) in document.network.lists.iter().zip(NETWORK_LISTS) {
-            for (index, rule) in list.iter().enumerate() {
-                let kind = match key {
-                    "allow" => Kind::Allow,
-                    "deny" => Kind::Deny,
-                    _ => Kind::Approve,
-                };
-                let rule = self.network_rule(rule, kind, format!("{prefix}network.{key}[{index}]"));
-                self.resolved.network.extend(rule);
-            }
-        }
-        for (index, rule) in document.network.listen.iter().enumerate() {
-            let id = format!("{prefix}network.listen[{index}]");
-            let rule = self.network_rule(rule, Kind::Allow, id);
-            self.resolved.listen.extend(rule);
-        }
-        self.unix_list(&document.network.unix, prefix, include);
+        self.network(&document.network, prefix, include);
         let names = document.env.iter().flatten();
         self.resolved
             .env
@@ -259,63 +251,6 @@ impl Resolver<'_> {
                 self.errors.push(syntax::glob_error(text, error));
                 (negated, Vec::new())
             }
-        }
-    }
-
-    fn network_rule(
-        &mut self,
-        text: &Spanned<String>,
-        kind: Kind,
-        id: String,
-    ) -> Option<NetworkRule> {
-        match network::parse(&text.value) {
-            Ok(network) => Some(NetworkRule {
-                id,
-                text: text.value.clone(),
-                kind,
-                sets: 1,
-                network,
-            }),
-            Err((message, help)) => {
-                self.errors.push(PolicyError {
-                    place: Some(text.place.clone()),
-                    message,
-                    help,
-                });
-                None
-            }
-        }
-    }
-
-    fn unix_list(&mut self, texts: &[Spanned<String>], prefix: &str, include: bool) {
-        let lookup = |name: &str| variables::values(self.context, include, name);
-        let mut rules = Vec::new();
-        for (index, text) in texts.iter().enumerate() {
-            let id = format!("{prefix}network.unix[{index}]");
-            match unix::parse(text, &lookup) {
-                Ok(UnixRule::Paths(patterns)) => rules.push(Rule {
-                    id,
-                    text: text.value.clone(),
-                    negated: false,
-                    patterns,
-                    place: Some(text.place.clone()),
-                }),
-                Ok(UnixRule::Abstract(name)) => self.resolved.abstract_names.push(AbstractRule {
-                    id,
-                    text: text.value.clone(),
-                    sets: 1,
-                    name,
-                }),
-                Err(error) => self.errors.push(error),
-            }
-        }
-        if !rules.is_empty() {
-            self.resolved.lists.push(List {
-                kind: Kind::Allow,
-                access: FileAccess::Connect.bit(),
-                sets: 1,
-                rules,
-            });
         }
     }
 

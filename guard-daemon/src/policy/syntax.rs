@@ -1,7 +1,7 @@
 //! What can be said of a document's rules before variables have values: so
 //! that one run names the wrong keys and the wrong globs together.
 
-use super::document::{Document, FILE_LISTS};
+use super::document::{Document, FILE_LISTS, NETWORK_LISTS};
 use super::error::{Errors, PolicyError, Spanned};
 use super::glob::{self, GlobError, ListKind};
 use super::{examples, network, unix};
@@ -16,7 +16,7 @@ pub(super) fn glob_error(text: &Spanned<String>, error: GlobError) -> PolicyErro
     }
 }
 
-/// Which kind a list of `[files]` is.
+/// Which kind a list of `[files]` or `[network]` is.
 pub(super) fn list_kind(key: &str) -> ListKind {
     if ["deny", "approve"].contains(&key) {
         ListKind::DenyOrApprove
@@ -46,14 +46,16 @@ pub(super) fn check(document: &Document, errors: &mut Errors) {
             );
         }
     }
-    let destinations = document.network.lists.iter().flatten();
-    for rule in destinations.chain(&document.network.listen) {
-        if let Err((message, help)) = network::parse(&rule.value) {
-            errors.push(PolicyError {
-                place: Some(rule.place.clone()),
-                message,
-                help,
-            });
+    for (list, key) in document.network.lists.iter().zip(NETWORK_LISTS) {
+        for rule in list {
+            if let Err(error) = network::destination(rule, list_kind(key)) {
+                errors.push(error);
+            }
+        }
+    }
+    for text in &document.network.listen {
+        if let Err(error) = network::listen(text) {
+            errors.push(error);
         }
     }
     for rule in &document.network.unix {

@@ -1,5 +1,6 @@
 mod corpus;
 mod naive;
+mod names;
 mod random;
 mod shipped;
 

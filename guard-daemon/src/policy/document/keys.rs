@@ -31,8 +31,27 @@ pub(super) const FILES_INCLUDE: Keys = Keys {
 };
 pub(super) const NETWORK: Keys = Keys {
     table: "network",
+    known: &[
+        "allow",
+        "deny",
+        "approve",
+        "listen",
+        "unix",
+        "sni",
+        "upstreams",
+    ],
+    later: &[],
+};
+pub(super) const NETWORK_INCLUDE: Keys = Keys {
+    table: "network",
     known: &["allow", "deny", "approve", "listen", "unix"],
-    later: &["sni", "upstreams"],
+    later: &[],
+};
+/// A rule of `network.allow` that is a table.
+pub(super) const ALLOWED_NAME: Keys = Keys {
+    table: "network.allow",
+    known: &["name", "sni"],
+    later: &[],
 };
 pub(super) const PROCESS: Keys = Keys {
     table: "process",

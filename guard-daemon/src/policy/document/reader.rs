@@ -3,16 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use guard_common::matcher::Verdict;
 use toml_edit::{Item, TableLike};
 
 use super::keys::{
-    AUDIT, EXAMPLE, FILES, FILES_INCLUDE, Keys, NETWORK, PROCESS, PROCESS_INCLUDE, TOP,
-    TOP_INCLUDE, distance,
+    AUDIT, FILES, FILES_INCLUDE, Keys, NETWORK, PROCESS, PROCESS_INCLUDE, TOP, TOP_INCLUDE,
+    distance,
 };
 use super::{
-    AuditLog, AuditSettings, Document, DocumentKind, ExampleText, FILE_LISTS, FilesSection,
-    NETWORK_LISTS, NetworkSection, ProcessLimits, WhenFull,
+    AuditLog, AuditSettings, Document, DocumentKind, FILE_LISTS, FilesSection, NetworkSection,
+    ProcessLimits, WhenFull,
 };
 use crate::policy::error::{Errors, Place, PolicyError, Source, Spanned};
 
@@ -23,14 +22,14 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    fn place(&self, span: Option<std::ops::Range<usize>>) -> Place {
+    pub(super) fn place(&self, span: Option<std::ops::Range<usize>>) -> Place {
         Place {
             source: Arc::clone(&self.source),
             span: span.unwrap_or(0..0),
         }
     }
 
-    fn is_include(&self) -> bool {
+    pub(super) fn is_include(&self) -> bool {
         self.kind == DocumentKind::Include
     }
 
@@ -68,13 +67,7 @@ impl Reader {
                 document.files.max_write_size = self.size(files, "files", "max_write_size", 1);
             }
         }
-        if let Some(network) = self.table(top, &NETWORK) {
-            for (list, key) in document.network.lists.iter_mut().zip(NETWORK_LISTS) {
-                *list = self.rules(network, "network", key);
-            }
-            document.network.listen = self.rules(network, "network", "listen");
-            document.network.unix = self.rules(network, "network", "unix");
-        }
+        document.network = self.network(top);
         if let Some(process) = self.table(top, process_keys) {
             document.env = self.env(process);
             if !self.is_include() {
@@ -92,7 +85,7 @@ impl Reader {
     }
 
     /// Reports keys that nothing reads.
-    fn check_keys(&mut self, table: &dyn TableLike, keys: &Keys) {
+    pub(super) fn check_keys(&mut self, table: &dyn TableLike, keys: &Keys) {
         for (key, item) in table.iter() {
             if keys.known.contains(&key) {
                 continue;
@@ -103,7 +96,7 @@ impl Reader {
             let error = if keys.later.contains(&key) {
                 PolicyError::at(&place, format!("{full:?} is not supported yet"))
                     .help("this version would not enforce it, so it refuses it: take it out")
-            } else if self.is_include() && TOP.known.contains(&key) && keys.table.is_empty() {
+            } else if self.is_include() && only_in_policies(keys, key) {
                 PolicyError::at(&place, format!("{full:?} has no meaning in an include"))
                     .help("say it in the policy")
             } else if keys.table == "files" && key == "required" {
@@ -143,7 +136,11 @@ impl Reader {
     }
 
     /// A section, its keys checked.
-    fn table<'a>(&mut self, top: &'a toml_edit::Table, keys: &Keys) -> Option<&'a dyn TableLike> {
+    pub(super) fn table<'a>(
+        &mut self,
+        top: &'a toml_edit::Table,
+        keys: &Keys,
+    ) -> Option<&'a dyn TableLike> {
         let item = top.get(keys.table)?;
         let Some(table) = item.as_table_like() else {
             let place = self.item_place(top, keys.table, item);
@@ -165,7 +162,7 @@ impl Reader {
     }
 
     /// A list of strings. `None` when the key is absent.
-    fn strings(
+    pub(super) fn strings(
         &mut self,
         table: &dyn TableLike,
         key: &str,
@@ -198,14 +195,19 @@ impl Reader {
     }
 
     /// A list of rules: strings, none of them twice.
-    fn rules(&mut self, table: &dyn TableLike, section: &str, key: &str) -> Vec<Spanned<String>> {
+    pub(super) fn rules(
+        &mut self,
+        table: &dyn TableLike,
+        section: &str,
+        key: &str,
+    ) -> Vec<Spanned<String>> {
         let full = format!("{section}.{key}");
         let list = self.strings(table, key, &full).unwrap_or_default();
         self.refuse_twice(&list, &format!("rule of {full:?}"));
         list
     }
 
-    fn refuse_twice(&mut self, list: &[Spanned<String>], what: &str) {
+    pub(super) fn refuse_twice(&mut self, list: &[Spanned<String>], what: &str) {
         let mut seen = std::collections::HashMap::new();
         for entry in list {
             if let Some(first) = seen.insert(&entry.value, &entry.place) {
@@ -289,7 +291,7 @@ impl Reader {
     }
 
     /// One of a few fixed words.
-    fn word<T: Copy>(
+    pub(super) fn word<T: Copy>(
         &mut self,
         table: &dyn TableLike,
         section: &str,
@@ -310,70 +312,14 @@ impl Reader {
         }
         found.map(|(_, value)| *value)
     }
+}
 
-    fn examples(&mut self, top: &toml_edit::Table) -> Vec<ExampleText> {
-        let Some(item) = top.get("example") else {
-            return Vec::new();
-        };
-        let tables: Vec<(Place, &dyn TableLike)> = match item {
-            Item::ArrayOfTables(tables) => tables
-                .iter()
-                .map(|t| (self.place(t.span()), t as &dyn TableLike))
-                .collect(),
-            Item::Value(toml_edit::Value::Array(array))
-                if array.iter().all(toml_edit::Value::is_inline_table) =>
-            {
-                array
-                    .iter()
-                    .filter_map(|v| Some((self.place(v.span()), v.as_inline_table()? as _)))
-                    .collect()
-            }
-            _ => {
-                let place = self.item_place(top, "example", item);
-                self.errors.push(
-                    PolicyError::at(&place, "examples are an array of tables")
-                        .help("write [[example]], then access = \"…\" and verdict = \"…\""),
-                );
-                return Vec::new();
-            }
-        };
-        let mut out = Vec::new();
-        for (place, table) in tables {
-            self.check_keys(table, &EXAMPLE);
-            let access = match table.get("access") {
-                Some(item) if item.as_str().is_some() => Some(Spanned {
-                    value: item.as_str().unwrap_or_default().to_owned(),
-                    place: self.place(item.span()),
-                }),
-                other => {
-                    let place = other.map_or(place.clone(), |item| self.place(item.span()));
-                    self.errors.push(
-                        PolicyError::at(&place, "an example needs an access")
-                            .help("for example: access = \"read /srv/project/.env\""),
-                    );
-                    None
-                }
-            };
-            let words = [
-                ("allow", Verdict::Allow),
-                ("deny", Verdict::Deny),
-                ("approve", Verdict::Approve),
-            ];
-            let verdict = self.word(table, "example", "verdict", &words);
-            if table.get("verdict").is_none() {
-                self.errors.push(
-                    PolicyError::at(&place, "an example needs a verdict")
-                        .help("verdict = \"allow\", \"deny\" or \"approve\""),
-                );
-            }
-            if let Some(access) = access {
-                // Without a verdict the document is refused anyway.
-                let verdict = verdict.unwrap_or(Verdict::Deny);
-                out.push(ExampleText { access, verdict });
-            }
-        }
-        out
-    }
+/// Whether a key that an include does not have is one of a policy's.
+fn only_in_policies(keys: &Keys, key: &str) -> bool {
+    let of_policies = [&TOP, &NETWORK]
+        .into_iter()
+        .find(|policies| policies.table == keys.table);
+    of_policies.is_some_and(|policies| policies.known.contains(&key))
 }
 
 /// `a, b or c`.
