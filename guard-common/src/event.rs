@@ -168,6 +168,9 @@ pub enum Reason {
     Resolver = 24,
     /// It belongs to the resolvers of sandboxes.
     ResolverRange = 25,
+    /// The name asks for TLS with a server name (`sni = "require"`), and this is
+    /// no stream that could be read, or nobody reads it.
+    SniRequired = 26,
 }
 
 /// Start of every record. Behind it come `calls_room` call numbers, the first
@@ -558,7 +561,8 @@ mod decode {
             NoRule,
             TooLarge,
             Resolver,
-            ResolverRange
+            ResolverRange,
+            SniRequired
         ]
     );
 }

@@ -18,9 +18,16 @@ pub const DNS_PORT: u16 = 53;
 pub const RESOLVER_NET: u32 = 0x7f53_0000;
 /// Mask of [`RESOLVER_NET`].
 pub const RESOLVER_MASK: u32 = 0xffff_0000;
-/// Ports of \[::1\] that resolvers listen on, both ends included: above those
-/// that Linux gives to clients (`net.ipv4.ip_local_port_range`).
+/// Ports of \[::1\] that resolvers and splices listen on, both ends included:
+/// above those that Linux gives to clients (`net.ipv4.ip_local_port_range`).
 pub const RESOLVER_PORTS6: (u16, u16) = (64_000, 65_023);
+
+/// Set in [`Grant::name`] where the name asks for TLS with a server name
+/// (`sni = "require"`): what only such grants allow goes to the splice.
+pub const GRANT_SNI: u32 = 1 << 31;
+
+/// Entries of the map `SPLICES` for each slot, a power of two.
+pub const SPLICES_OF_SLOT: u32 = 128;
 
 /// Key of the map `NAMED_ADDRESSES`: an address that a name led to, for one sandbox.
 #[repr(C)]
@@ -43,7 +50,8 @@ pub struct Grant {
     pub masks: AccessMasks,
     /// `CLOCK_BOOTTIME`, nanoseconds: it holds before that time. 0: no grant.
     pub expires: u64,
-    /// The name's number, which the resolver knows.
+    /// The name's number, which the resolver knows, and [`GRANT_SNI`]. Never 0,
+    /// nor that bit alone.
     pub name: u32,
     /// First port.
     pub port_first: u16,
@@ -58,12 +66,12 @@ pub struct Grant {
 pub struct Grants {
     /// When it was last connected to (`CLOCK_BOOTTIME`, nanoseconds).
     pub used: u64,
-    /// The grants.
+    /// The grants. None stands behind an empty one.
     pub grants: [Grant; MAX_GRANTS],
 }
 
-/// Element of the map `RESOLVERS`, by slot: where the sandbox's questions go. All
-/// zero where it has no resolver.
+/// Element of the map `RESOLVERS`, by slot: where the sandbox's questions go, and
+/// its streams whose server name is to be read. All zero where it has neither.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Resolver {
@@ -73,22 +81,64 @@ pub struct Resolver {
     pub port: u16,
     /// Port on \[::1\]; 0: none.
     pub port6: u16,
+    /// Port of the splice at `addr`; 0: none.
+    pub splice: u16,
+    /// Its port on \[::1\]; 0: none.
+    pub splice6: u16,
+    /// Always zero.
+    pub reserved: u32,
 }
 
 /// Value of the map `ORIGINS`, kept with a socket: where its last question was
-/// sent to, before it was sent to the resolver.
+/// sent to before it was sent to the resolver, or its connection to the splice.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// Address, network order; IPv4 as IPv4-mapped.
-    pub addr: [u32; 4],
+    /// First eight bytes of the address, network order; IPv4 as IPv4-mapped.
+    pub addr_hi: u64,
+    /// The others.
+    pub addr_lo: u64,
     /// Port, network order.
     pub port: u32,
     /// Always zero.
     pub reserved: u32,
 }
 
+/// Element of the map `SPLICES`, at [`splice_index`]: where a connection was to
+/// go that went to the splice. Programs write it, a later one of the same
+/// sandbox in the place of an earlier.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Splice {
+    /// The socket's cookie (`bpf_get_socket_cookie`, `SO_COOKIE`), which no
+    /// other has in this boot; 0: nothing, [`SPLICE_BUSY`]: being written.
+    pub cookie: u64,
+    /// The sandbox's number.
+    pub sandbox: u64,
+    /// The address, high 64 bits, host order; IPv4 as IPv4-mapped.
+    pub addr_hi: u64,
+    /// Low 64 bits.
+    pub addr_lo: u64,
+    /// Port, host order.
+    pub port: u32,
+    /// Number of the name that led there, without [`GRANT_SNI`].
+    pub name: u32,
+}
+
+/// No socket's cookie: the element is being written.
+pub const SPLICE_BUSY: u64 = u64::MAX;
+
+/// Where in the map `SPLICES` a socket's connection stands.
+#[inline(always)]
+#[must_use]
+pub const fn splice_index(slot: u32, cookie: u64) -> u32 {
+    slot * SPLICES_OF_SLOT + (cookie as u32 & (SPLICES_OF_SLOT - 1))
+}
+
 const _: () = assert!(size_of::<NamedAddress>() == 24 && size_of::<Grant>() == 40);
+const _: () = assert!(size_of::<Resolver>() == 16 && size_of::<Splice>() == 40);
+const _: () = assert!(size_of::<Origin>() == 24);
+const _: () = assert!(SPLICES_OF_SLOT.is_power_of_two());
 const _: () = assert!(size_of::<Grants>() == 8 + 40 * MAX_GRANTS);
 
 /// Whether the address rules and one grant together allow a connection. A name
@@ -125,14 +175,16 @@ pub const fn is_resolvers(addr: (u64, u64), port: u16) -> bool {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Grants, NamedAddress, Origin, Resolver};
+    use super::{Grants, NamedAddress, Origin, Resolver, Splice};
     // SAFETY: repr(C), integers only, no padding (sizes asserted above), every bit pattern valid.
     unsafe impl aya::Pod for NamedAddress {}
     // SAFETY: as for NamedAddress.
     unsafe impl aya::Pod for Grants {}
-    // SAFETY: as for NamedAddress: eight bytes.
+    // SAFETY: as for NamedAddress.
     unsafe impl aya::Pod for Resolver {}
-    // SAFETY: as for NamedAddress: six u32.
+    // SAFETY: as for NamedAddress.
+    unsafe impl aya::Pod for Splice {}
+    // SAFETY: as for NamedAddress.
     unsafe impl aya::Pod for Origin {}
 }
 
@@ -215,6 +267,14 @@ mod tests {
                 assert_eq!(is_granted(rules, &grant, 443, 0, active), expected);
             }
         }
+    }
+
+    #[test]
+    fn every_slot_has_splices_of_its_own() {
+        assert_eq!(splice_index(0, 0), 0);
+        assert_eq!(splice_index(0, 0x1_0000_0000_007f), 127);
+        assert_eq!(splice_index(0, 128), 0);
+        assert_eq!(splice_index(511, u64::MAX), 512 * 128 - 1);
     }
 
     #[test]

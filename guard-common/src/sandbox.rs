@@ -181,6 +181,13 @@ pub const DIRECTORY_WORDS: usize = 23;
 /// The directories of one sandbox.
 pub type Directories = [u64; DIRECTORY_ENTRIES * size_of::<Directory>() / 8];
 
+/// A connect that was just allowed (memory `CONNECTS`): the socket, the task, the
+/// destination and when. Only the kernel programs read and write it.
+pub type Connect = [u64; 8];
+
+/// Entries of the memory `CONNECTS`, a power of two.
+pub const CONNECTS: usize = 1024;
+
 /// Key of the map `HARD_LINKS`: a file, for one sandbox. Its value holds the
 /// access bits that rules which name the file deny.
 #[repr(C)]
@@ -254,6 +261,7 @@ pub const MAX_HARD_LINKS: u32 = 1 << 16;
 const _: () = assert!(size_of::<Scratch>() == 8192 && SCRATCHES.is_power_of_two());
 const _: () = assert!(size_of::<Slot>() == SLOT_SIZE);
 const _: () = assert!(size_of::<Directory>() == 256 && DIRECTORY_ENTRIES.is_power_of_two());
+const _: () = assert!(CONNECTS.is_power_of_two());
 const _: () = assert!(size_of::<SandboxEntry>() == 48);
 const _: () = assert!(size_of::<Cell>() == 64 && GROUPS.is_power_of_two());
 const _: () = assert!(size_of::<Config>() == 16);

@@ -17,6 +17,7 @@ mod fast;
 mod hooks;
 mod judge;
 mod kernel;
+mod lately;
 mod maps;
 mod memory;
 mod mounts;

@@ -10,10 +10,12 @@ use core::cell::UnsafeCell;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, RingBuf, SkStorage};
 use aya_ebpf::macros::btf_map;
 use guard_common::limits::{ARENA_SIZE, MAX_ABSTRACT_NAMES, MAX_SANDBOXES};
-use guard_common::names::{Grants, MAX_NAMED_ADDRESSES, NamedAddress, Origin, Resolver};
+use guard_common::names::{
+    Grants, MAX_NAMED_ADDRESSES, NamedAddress, Origin, Resolver, SPLICES_OF_SLOT, Splice,
+};
 use guard_common::sandbox::{
-    AbstractName, CELLS, Config, Counters, Directories, HardLink, MAX_HARD_LINKS, Memo,
-    SandboxEntry, Scratch, Slot,
+    AbstractName, CELLS, CONNECTS as CONNECTS_KEPT, Config, Connect, Counters, Directories,
+    HardLink, MAX_HARD_LINKS, Memo, SandboxEntry, Scratch, Slot,
 };
 use guard_common::table::AccessMasks;
 
@@ -61,6 +63,8 @@ memory! {
     MEMO: [Memo; MAX_SANDBOXES as usize] = [[0; _]; MAX_SANDBOXES as usize], ".bss.memo";
     /// Directories whose paths were fed to the end: see [`crate::directories`].
     DIRECTORIES: [Directories; MAX_SANDBOXES as usize] = [[0; _]; MAX_SANDBOXES as usize], ".bss.directories";
+    /// Connects that were just allowed: see [`crate::lately`].
+    CONNECTS: [Connect; CONNECTS_KEPT] = [[0; _]; CONNECTS_KEPT], ".bss.connects";
 }
 
 /// Sandboxes by cgroup id.
@@ -92,14 +96,20 @@ pub static NAMED_ADDRESSES: HashMap<
     NO_PREALLOC,
 > = HashMap::new();
 
-/// Where the questions of each sandbox for names go, by slot.
+/// Where the questions of each sandbox for names go, and its streams whose
+/// server name is to be read, by slot.
 #[btf_map]
 pub static RESOLVERS: Array<Resolver, { MAX_SANDBOXES as usize }> = Array::new();
 
-/// Where a socket's last question for a name was sent to. Kept with the socket:
+/// Where a socket's last question for a name was sent to, or its connection
+/// that went to the splice. Kept with the socket:
 /// no other sandbox's can displace it.
 #[btf_map]
 pub static ORIGINS: SkStorage<Origin> = SkStorage::new();
+
+/// Where connections were to go that went to the splice, by slot and cookie.
+#[btf_map]
+pub static SPLICES: Array<Splice, { (MAX_SANDBOXES * SPLICES_OF_SLOT) as usize }> = Array::new();
 
 /// Counters by slot.
 #[btf_map]

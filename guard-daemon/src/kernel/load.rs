@@ -12,7 +12,7 @@ use aya::programs::{
 };
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use guard_common::limits::{ARENA_SIZE, MAX_SANDBOXES};
-use guard_common::sandbox::{CELLS, Cell, Config, Directories, Memo};
+use guard_common::sandbox::{CELLS, CONNECTS, Cell, Config, Connect, Directories, Memo};
 use sha2::{Digest, Sha256};
 
 use super::btf::Btf;
@@ -177,6 +177,7 @@ const MEMORY: &[(&str, &str, usize)] = &[
         ".bss.directories",
         MAX_SANDBOXES as usize * size_of::<Directories>(),
     ),
+    ("CONNECTS", ".bss.connects", CONNECTS * size_of::<Connect>()),
 ];
 
 /// Maps that outlive the supervisor.
@@ -188,11 +189,13 @@ pub const MAPS: &[&str] = &[
     "ARENA",
     "MEMO",
     "DIRECTORIES",
+    "CONNECTS",
     "HARD_LINKS",
     "ABSTRACT_NAMES",
     "NAMED_ADDRESSES",
     "RESOLVERS",
     "ORIGINS",
+    "SPLICES",
     "COUNTERS",
     "SCRATCH",
     "DENIALS",

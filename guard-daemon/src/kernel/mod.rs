@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
 use guard_common::event::{DecodeError, Event, decode};
-use guard_common::names::{Grants, NamedAddress, Resolver};
+use guard_common::names::{Grants, NamedAddress, Resolver, Splice, splice_index};
 use guard_common::sandbox::{
     AbstractName, Config, Counters, Directories, HardLink, Memo, SandboxEntry,
 };
@@ -56,6 +56,7 @@ pub struct Kernel {
     abstract_names: HashMap<MapData, AbstractName, AccessMasks>,
     named: HashMap<MapData, NamedAddress, Grants>,
     resolvers: Array<MapData, Resolver>,
+    splices: Array<MapData, Splice>,
     denials: RingBuf<MapData>,
     allows: RingBuf<MapData>,
     arena: Arena,
@@ -106,6 +107,7 @@ impl Kernel {
             .map_err(KernelError::map("NAMED_ADDRESSES"))?;
         let resolvers =
             Array::try_from(take("RESOLVERS")?).map_err(KernelError::map("RESOLVERS"))?;
+        let splices = Array::try_from(take("SPLICES")?).map_err(KernelError::map("SPLICES"))?;
         let denials = RingBuf::try_from(take("DENIALS")?).map_err(KernelError::map("DENIALS"))?;
         let allows = RingBuf::try_from(take("ALLOWS")?).map_err(KernelError::map("ALLOWS"))?;
         let Map::ArrayOfMaps(pages) = take("SLOTS")? else {
@@ -126,6 +128,7 @@ impl Kernel {
             abstract_names,
             named,
             resolvers,
+            splices,
             denials,
             allows,
             arena,
@@ -246,7 +249,8 @@ impl Kernel {
             .map_err(KernelError::map("ABSTRACT_NAMES"))
     }
 
-    /// Says where a slot's questions for names go; all zero: nowhere.
+    /// Says where a slot's questions for names go, and its streams whose server
+    /// name is to be read; all zero: nowhere.
     ///
     /// # Errors
     /// When the map cannot be written.
@@ -254,6 +258,20 @@ impl Kernel {
         self.resolvers
             .set(slot, resolver, 0)
             .map_err(KernelError::map("RESOLVERS"))
+    }
+
+    /// Where the connection of a socket was to go that went to the splice of a
+    /// slot; `None` when that is not known, or not any more.
+    #[must_use]
+    pub fn splice_origin(&self, slot: u32, cookie: u64) -> Option<Splice> {
+        let index = splice_index(slot, cookie);
+        let read = || self.splices.get(&index, 0).ok();
+        // What is copied while a program writes is not whole. A program puts
+        // another mark there first: while it is the cookie, nobody has begun to.
+        let splice = read().filter(|splice| splice.cookie == cookie)?;
+        read()
+            .is_some_and(|again| again.cookie == cookie)
+            .then_some(splice)
     }
 
     /// Says what names that led to an address allow there, in place of what was
@@ -265,6 +283,29 @@ impl Kernel {
         self.named
             .insert(address, grants, 0)
             .map_err(KernelError::map("NAMED_ADDRESSES"))
+    }
+
+    /// Takes [`Self::grant`] back.
+    pub fn ungrant(&mut self, address: &NamedAddress) {
+        if let Err(error) = self.named.remove(address) {
+            tracing::debug!(?address, %error, "an address was not granted");
+        }
+    }
+
+    /// When an address was last connected to (`CLOCK_BOOTTIME`, nanoseconds).
+    #[must_use]
+    pub fn used(&self, address: &NamedAddress) -> Option<u64> {
+        Some(self.named.get(address, 0).ok()?.used)
+    }
+
+    /// What is granted to a sandbox, by address (IPv4 as IPv4-mapped).
+    pub fn granted(&self, sandbox: u64) -> impl Iterator<Item = (u128, Grants)> {
+        let of = self.named.iter().flatten();
+        of.filter(move |(key, _)| key.sandbox == sandbox)
+            .map(|(key, grants)| {
+                let addr = u128::from(key.addr_hi) << 64 | u128::from(key.addr_lo);
+                (addr, grants)
+            })
     }
 
     /// Gives back the room of what was named for a sandbox that is gone.

@@ -1,9 +1,9 @@
 //! Judging a destination.
 
-use guard_common::event::{Kind, NetPayload, Op, Reason};
+use guard_common::event::{Kind, NetPayload, Op, PAYLOAD_NET, Reason};
 use guard_common::limits::MAX_NET_RULES;
 use guard_common::matcher::{Table, Verdict, add_net_rule, decide};
-use guard_common::names::{Grant, Grants, MAX_GRANTS, NamedAddress, is_granted, is_resolvers};
+use guard_common::names::{GRANT_SNI, Grant, MAX_GRANTS, NamedAddress, is_granted, is_resolvers};
 use guard_common::sandbox::SANDBOX_LOG_ALLOWS;
 use guard_common::table::AccessMasks;
 
@@ -13,9 +13,9 @@ use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::helpers::generated::bpf_loop;
 
 use crate::dfa::ArenaTable;
-use crate::emit::{Access, conclude, with_net};
+use crate::emit::{Access, acquire_scratch, report};
 use crate::kernel::bounded;
-use crate::maps::NAMED_ADDRESSES;
+use crate::maps::{NAMED_ADDRESSES, SCRATCH};
 use crate::subject::Subject;
 
 /// The prefix of an IPv4-mapped address, low half, host order.
@@ -27,6 +27,12 @@ pub fn mapped(address: u32) -> (u64, u64) {
     (0, MAPPED | u32::from_be(address) as u64)
 }
 
+/// Whether halves are an IPv4-mapped address.
+#[inline(always)]
+pub fn is_mapped(addr: (u64, u64)) -> bool {
+    addr.0 == 0 && addr.1 >> 32 == MAPPED >> 32
+}
+
 /// Four words of an IPv6 address (network order) as halves in host order.
 #[inline(always)]
 pub fn halves(words: [u32; 4]) -> (u64, u64) {
@@ -36,126 +42,222 @@ pub fn halves(words: [u32; 4]) -> (u64, u64) {
     )
 }
 
-/// The payload for a destination.
-#[inline(always)]
-pub fn payload(
-    family: u16,
-    addr: (u64, u64),
-    port: u16,
-    socket_type: u16,
-    protocol: u16,
-) -> NetPayload {
-    let mut bytes = [0u8; 16];
-    let (hi, lo) = (addr.0.to_be_bytes(), addr.1.to_be_bytes());
-    let mut i = 0;
-    while i < 8 {
-        bytes[i] = hi[i];
-        bytes[i + 8] = lo[i];
-        i += 1;
-    }
-    NetPayload {
-        addr: bytes,
-        port,
-        family,
-        socket_type,
-        protocol,
-        name: 0,
-        shared: 0,
-    }
-}
-
-/// An address and a port that are being judged. Handed to functions that the
-/// verifier checks by themselves: what they need of the stack is theirs alone.
+/// An address and a port that are being judged, or a socket without. Handed to
+/// functions that the verifier checks by themselves: what they need of the
+/// stack is theirs alone.
 #[repr(C)]
 pub struct Destination {
     /// Halves in host order, IPv4 as IPv4-mapped.
     pub addr: (u64, u64),
-    /// The sandbox's number.
-    pub sandbox: u64,
-    /// Rule sets in force.
-    pub active: u64,
     /// What the rules say.
-    pub masks: AccessMasks,
+    masks: AccessMasks,
     /// Host order.
-    pub port: u32,
-    /// Where its table starts in the arena.
-    pub base: u32,
+    pub port: u16,
+    /// `AF_*`.
+    family: u16,
+    /// `SOCK_*` without flags, 0 when not known.
+    pub socket_type: u16,
+    /// `IPPROTO_*` or the family's own.
+    protocol: u16,
     /// Where in the table's head the list of address rules is named.
-    pub list: u32,
-    /// The name that allows it, 0 for none.
+    list: u32,
+    /// Number of the name that allows it, 0 for none.
     pub name: u32,
     /// 1: several names led there.
-    pub shared: u32,
-    /// Always zero.
-    pub reserved: u32,
+    shared: u32,
+    /// Bits that the number of some live name has.
+    some: u32,
+    /// Bits that the numbers of all have.
+    all: u32,
+    /// Number of the first name that allows it where the server name is read.
+    spliced: u32,
+    /// What the name that allows it says.
+    granted: u64,
 }
 
 /// Offsets in the head of a table: rules for connecting, for listening.
 const CONNECTING: u32 = 36;
 const LISTENING: u32 = 56;
 
+/// What [`judged`] says beside a [`Verdict`]: allowed where the server name is read.
+const SPLICED: u64 = 3;
+
 impl Destination {
+    /// What an operation names.
     #[inline(always)]
-    fn new(subject: &Subject, addr: (u64, u64), port: u16, list: u32) -> Self {
+    pub fn new(
+        subject: &Subject,
+        family: u16,
+        addr: (u64, u64),
+        port: u16,
+        socket_type: u16,
+        protocol: u16,
+    ) -> Self {
+        let none = subject.zero.plus(0);
         Self {
             addr,
-            active: subject.active,
-            masks: AccessMasks::default(),
-            port: port as u32,
-            sandbox: subject.sandbox,
-            base: subject.base,
-            list,
-            name: 0,
-            shared: 0,
-            reserved: 0,
+            masks: AccessMasks {
+                allow: none,
+                deny: none,
+                approve: none,
+            },
+            port,
+            family,
+            socket_type,
+            protocol,
+            list: CONNECTING,
+            name: none as u32,
+            shared: none as u32,
+            some: none as u32,
+            all: !(none as u32),
+            spliced: none as u32,
+            granted: none,
         }
     }
 }
 
-/// Judges and reports a destination: by the address rules, and by the names
-/// that led there. True: refuse.
+/// What is to be done about a destination.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// It is refused, and that was reported.
+    Refused,
+    /// It is allowed.
+    Direct,
+    /// It is allowed where the server name is read, and nothing was reported yet.
+    Spliced,
+}
+
+/// Judges a destination, by the address rules and by the names that led there,
+/// and reports what that came to; what is allowed, unless it is `silent`.
 #[inline(always)]
 pub fn judge_destination(
     subject: &Subject,
     op: Op,
-    addr: (u64, u64),
-    mut net: NetPayload,
-    silent_allow: bool,
-) -> bool {
-    if is_resolvers(addr, net.port) {
-        return refuse_socket(subject, op, Reason::ResolverRange, net);
+    destination: &mut Destination,
+    silent: bool,
+) -> Way {
+    let says = if is_resolvers(destination.addr, destination.port) {
+        RESOLVERS
+    } else {
+        judged(subject, destination)
+    };
+    if says == SPLICED {
+        return Way::Spliced;
     }
-    let mut access = Access::unjudged(Kind::Network, op, 0);
-    access.silent_allow = silent_allow as u8;
-    let mut destination = Destination::new(subject, addr, net.port, CONNECTING);
-    let mut verdict = by_rules(&mut destination);
-    if verdict != Verdict::Allow as u64 && by_names(&mut destination) != 0 {
-        verdict = Verdict::Allow as u64;
+    if says == Verdict::Allow as u64 && (silent || !logs_allows(subject)) {
+        return Way::Direct;
     }
-    net.name = destination.name;
-    net.shared = destination.shared;
-    access.masks = destination.masks;
-    settle(subject, &mut access, verdict, &net)
+    if settled(subject, op, destination, says) {
+        Way::Refused
+    } else {
+        Way::Direct
+    }
 }
 
 /// Judges and reports where others could reach the sandbox. True: refuse.
 #[inline(always)]
-pub fn judge_listening(subject: &Subject, op: Op, addr: (u64, u64), net: NetPayload) -> bool {
-    if is_resolvers(addr, net.port) {
-        return refuse_socket(subject, op, Reason::ResolverRange, net);
+pub fn judge_listening(subject: &Subject, op: Op, destination: &mut Destination) -> bool {
+    destination.list = LISTENING;
+    let says = if is_resolvers(destination.addr, destination.port) {
+        RESOLVERS
+    } else {
+        judged(subject, destination)
+    };
+    if says == Verdict::Allow as u64 && !logs_allows(subject) {
+        return false;
     }
-    let mut access = Access::unjudged(Kind::Network, op, 0);
-    let mut destination = Destination::new(subject, addr, net.port, LISTENING);
-    let verdict = by_rules(&mut destination);
-    access.masks = destination.masks;
-    settle(subject, &mut access, verdict, &net)
+    settled(subject, op, destination, says)
+}
+
+/// In place of what [`judged`] says: it belongs to resolvers.
+const RESOLVERS: u64 = 4;
+
+/// Reports what rules or names say. True: refuse.
+#[inline(always)]
+fn settled(subject: &Subject, op: Op, destination: &Destination, says: u64) -> bool {
+    let mut verdict = says;
+    let mut reason = Reason::Rule as u64;
+    if says == Verdict::Approve as u64 {
+        reason = Reason::ApprovalUnavailable as u64;
+    }
+    if says == RESOLVERS {
+        reason = Reason::ResolverRange as u64;
+        verdict = Verdict::Deny as u64;
+    }
+    tell(subject, destination, op as u64, verdict << 8 | reason) != 0
+}
+
+/// Whether allowed accesses are reported.
+#[inline(always)]
+pub fn logs_allows(subject: &Subject) -> bool {
+    subject.flags & SANDBOX_LOG_ALLOWS != 0
+}
+
+/// Reports what is allowed for a reason. True: refuse, since it cannot be reported.
+#[inline(always)]
+pub fn allow_socket(subject: &Subject, op: Op, reason: Reason, destination: &Destination) -> bool {
+    logs_allows(subject)
+        && tell(
+            subject,
+            destination,
+            op as u64,
+            (Verdict::Allow as u64) << 8 | reason as u64,
+        ) != 0
+}
+
+/// Reports what is refused for a reason. True: refuse.
+#[inline(always)]
+pub fn refuse_socket(subject: &Subject, op: Op, reason: Reason, destination: &Destination) -> bool {
+    let why = (Verdict::Deny as u64) << 8 | reason as u64;
+    tell(subject, destination, op as u64, why) != 0
+}
+
+/// Reports a destination: the [`Op`], and the [`Verdict`] above the [`Reason`].
+/// 1: it is to be refused. Checked by the verifier by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tell(
+    subject: *const Subject,
+    destination: *const Destination,
+    op: u64,
+    why: u64,
+) -> u64 {
+    if subject.is_null() || destination.is_null() {
+        return 1;
+    }
+    // SAFETY: both are on the stack of a caller.
+    let (subject, to) = unsafe { (&*subject, &*destination) };
+    let mut access = Access::unjudged(Kind::Network, Op::Connect, 0);
+    access.op = op as u8;
+    access.verdict = (why >> 8) as u8;
+    access.reason = why as u8;
+    access.masks = to.masks;
+    access.payload_kind = PAYLOAD_NET;
+    access.scratch = acquire_scratch();
+    if let Some(scratch) = SCRATCH.get_ptr_mut(access.scratch) {
+        // SAFETY: a live map value, whose payload has more room. Written in
+        // place: the stack has no room for a copy.
+        unsafe {
+            let net = (&raw mut (*scratch).payload).cast::<NetPayload>();
+            let addr = (&raw mut (*net).addr).cast::<u64>();
+            addr.write_volatile(to.addr.0.to_be());
+            addr.add(1).write_volatile(to.addr.1.to_be());
+            (&raw mut (*net).port).write_volatile(to.port);
+            (&raw mut (*net).family).write_volatile(to.family);
+            (&raw mut (*net).socket_type).write_volatile(to.socket_type);
+            (&raw mut (*net).protocol).write_volatile(to.protocol);
+            (&raw mut (*net).name).write_volatile(to.name);
+            (&raw mut (*net).shared).write_volatile(to.shared);
+        }
+        access.payload_len = size_of::<NetPayload>() as u32;
+    }
+    report(subject, &raw const access)
 }
 
 #[repr(C)]
 struct Scan {
     table: ArenaTable,
     net_rules: u32,
-    net_len: u32,
     addr: (u64, u64),
     port: u16,
     masks: AccessMasks,
@@ -165,177 +267,121 @@ struct Scan {
 extern "C" fn scan_rule(index: u64, context: *mut c_void) -> u64 {
     // SAFETY: bpf_loop hands back the context of `by_rules`.
     let scan = unsafe { &mut *context.cast::<Scan>() };
-    let index = index as u32;
-    if index >= scan.net_len || index >= MAX_NET_RULES {
-        return 1;
-    }
     let (table, net_rules, addr, port) = (scan.table, scan.net_rules, scan.addr, scan.port);
+    let index = bounded::<{ MAX_NET_RULES as i32 - 1 }>(index) as u32;
     add_net_rule(&table, net_rules, index, addr, port, &mut scan.masks);
     0
 }
 
-/// The [`Verdict`] of the address rules. Checked by the verifier by itself.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn by_rules(destination: *mut Destination) -> u64 {
-    if destination.is_null() {
+/// What [`judged`] comes to by the address rules: a [`Verdict`].
+#[inline(always)]
+fn by_rules(subject: &Subject, destination: &mut Destination) -> u64 {
+    let table = ArenaTable::of(subject);
+    let list = bounded::<63>(destination.list as u64) as u32;
+    let rules = table.u32(list + 4);
+    if rules == 0 {
+        // Nothing is called for nothing, and the masks are zero.
         return Verdict::Deny as u64;
     }
-    // SAFETY: on the stack of a caller.
-    let destination = unsafe { &mut *destination };
-    let table = ArenaTable::at_base(destination.base);
-    let list = bounded::<63>(destination.list as u64) as u32;
     let mut scan = Scan {
         table,
         net_rules: table.u32(list),
-        net_len: table.u32(list + 4),
         addr: destination.addr,
-        port: destination.port as u16,
-        masks: AccessMasks::default(),
+        port: destination.port,
+        masks: destination.masks,
     };
     // SAFETY: the callback takes exactly this context.
     unsafe {
         bpf_loop(
-            MAX_NET_RULES,
+            if rules < MAX_NET_RULES {
+                rules
+            } else {
+                MAX_NET_RULES
+            },
             scan_rule as *mut c_void,
             (&raw mut scan).cast::<c_void>(),
             0,
         );
     }
     destination.masks = scan.masks;
-    decide(scan.masks, destination.active) as u64
+    decide(scan.masks, subject.active) as u64
 }
 
-#[repr(C)]
-struct Look {
-    now: u64,
-    active: u64,
-    rules: AccessMasks,
-    grants: *const Grants,
-    /// What the grant that allows it says.
-    masks: AccessMasks,
-    port: u32,
-    /// Its name.
-    name: u32,
-    /// Bits that some live grant's name has, and such that all have.
-    some: u32,
-    all: u32,
-}
-
-#[inline(never)]
-extern "C" fn look_at_grant(index: u64, context: *mut c_void) -> u64 {
-    // SAFETY: bpf_loop hands back the context of `by_names`.
-    let look = unsafe { &mut *context.cast::<Look>() };
-    if index >= MAX_GRANTS as u64 {
-        return 1;
-    }
-    // SAFETY: an element of a live map value.
-    let grant = unsafe {
-        (&raw const (*look.grants).grants)
-            .cast::<Grant>()
-            .add(index as usize)
-            .read_volatile()
-    };
-    if grant.expires <= look.now {
-        return 0;
-    }
-    look.some |= grant.name;
-    look.all &= grant.name;
-    let port = look.port as u16;
-    if look.name == 0 && is_granted(look.rules, &grant, port, look.now, look.active) {
-        look.name = grant.name;
-        look.masks = grant.masks;
-    }
-    0
-}
-
-/// Whether a name that led to the address allows it. Checked by the verifier by
-/// itself.
+/// What address rules and names say of a destination: a [`Verdict`] or
+/// [`SPLICED`]. Checked by the verifier by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn by_names(destination: *mut Destination) -> u64 {
-    if destination.is_null() {
-        return 0;
+pub extern "C" fn judged(subject: *const Subject, destination: *mut Destination) -> u64 {
+    if subject.is_null() || destination.is_null() {
+        return Verdict::Deny as u64;
     }
-    // SAFETY: on the stack of a caller.
-    let destination = unsafe { &mut *destination };
+    // SAFETY: both are on the stack of a caller.
+    let (subject, destination) = unsafe { (&*subject, &mut *destination) };
+    let says = by_rules(subject, destination);
+    if says == Verdict::Allow as u64 || destination.list != CONNECTING {
+        return says;
+    }
+    by_names(subject, destination, says)
+}
+
+/// What [`judged`] comes to by the names that led to an address which the rules
+/// alone do not allow.
+#[inline(always)]
+fn by_names(subject: &Subject, destination: &mut Destination, says: u64) -> u64 {
     let key = NamedAddress {
-        sandbox: destination.sandbox,
+        sandbox: subject.sandbox,
         addr_hi: destination.addr.0,
         addr_lo: destination.addr.1,
     };
     let Some(grants) = NAMED_ADDRESSES.get_ptr_mut(&key) else {
-        return 0;
+        return says;
     };
-    let mut look = Look {
-        // SAFETY: plain helper call.
-        now: unsafe { bpf_ktime_get_boot_ns() },
-        active: destination.active,
-        rules: destination.masks,
-        grants,
-        masks: destination.masks,
-        port: destination.port,
-        // All zero, which the verifier must not know: kernels before 6.7 look
-        // at the callback once, as if every turn began so.
-        name: destination.name,
-        some: destination.name,
-        all: !destination.name,
-    };
-    // SAFETY: the callback takes exactly this context.
-    unsafe {
-        bpf_loop(
-            MAX_GRANTS as u32,
-            look_at_grant as *mut c_void,
-            (&raw mut look).cast::<c_void>(),
-            0,
-        );
+    // SAFETY: plain helper call.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    let (rules, port, active) = (destination.masks, destination.port, subject.active);
+    let every = logs_allows(subject);
+    let mut n = 0;
+    while n < MAX_GRANTS {
+        // SAFETY: an element of a live map value. The map's values are replaced, not changed.
+        let grant = unsafe { &*(&raw const (*grants).grants).cast::<Grant>().add(n) };
+        n += 1;
+        if grant.expires == 0 {
+            break;
+        }
+        if grant.expires <= now {
+            continue;
+        }
+        let number = grant.name & !GRANT_SNI;
+        destination.some |= number;
+        destination.all &= number;
+        if !is_granted(rules, grant, port, now, active) {
+            continue;
+        }
+        // What needs no server name goes before what does.
+        if grant.name == number {
+            if destination.name == 0 {
+                destination.name = number;
+                destination.granted = grant.masks.allow;
+            }
+            // The others say only whether the address is shared, which is reported.
+            if !every {
+                break;
+            }
+        } else if destination.name | destination.spliced == 0 {
+            destination.spliced = number;
+            destination.granted = grant.masks.allow;
+        }
     }
-    if look.name == 0 {
-        return 0;
+    if destination.name | destination.spliced == 0 {
+        return says;
     }
-    destination.masks.allow |= look.masks.allow;
-    destination.name = look.name;
-    destination.shared = (look.some != look.all) as u32;
+    destination.masks.allow |= destination.granted;
+    destination.shared = (every && destination.some != destination.all) as u32;
     // SAFETY: a live map value; what others write there meanwhile is a time, too.
-    unsafe { core::ptr::write_volatile(&raw mut (*grants).used, look.now) };
-    1
-}
-
-/// Reports what a destination's rules say. True: refuse.
-#[inline(always)]
-fn settle(subject: &Subject, access: &mut Access, verdict: u64, net: &NetPayload) -> bool {
-    access.verdict = verdict as u8;
-    access.reason = Reason::Rule as u8;
-    if verdict == Verdict::Approve as u64 {
-        access.reason = Reason::ApprovalUnavailable as u8;
+    unsafe { core::ptr::write_volatile(&raw mut (*grants).used, now) };
+    if destination.name == 0 {
+        destination.name = destination.spliced;
+        return SPLICED;
     }
-    let reported = subject.flags & SANDBOX_LOG_ALLOWS != 0 && access.silent_allow == 0;
-    if verdict == Verdict::Allow as u64 && !reported {
-        return false;
-    }
-    with_net(access, net);
-    conclude(subject, access)
-}
-
-/// Reports what is allowed for a reason that is no rule.
-#[inline(always)]
-pub fn allow_socket(subject: &Subject, op: Op, reason: Reason, net: &NetPayload) {
-    if subject.flags & SANDBOX_LOG_ALLOWS != 0 {
-        decided(subject, op, reason, Verdict::Allow, net);
-    }
-}
-
-/// Reports what no rule can grant. True: refuse.
-#[inline(always)]
-pub fn refuse_socket(subject: &Subject, op: Op, reason: Reason, net: NetPayload) -> bool {
-    decided(subject, op, reason, Verdict::Deny, &net)
-}
-
-#[inline(always)]
-fn decided(subject: &Subject, op: Op, reason: Reason, verdict: Verdict, net: &NetPayload) -> bool {
-    let mut access = Access::unjudged(Kind::Network, op, 0);
-    access.reason = reason as u8;
-    access.verdict = verdict as u8;
-    with_net(&mut access, net);
-    conclude(subject, &access)
+    Verdict::Allow as u64
 }

@@ -1,17 +1,22 @@
 //! Questions for names go to guard's own resolver, whatever server a program
-//! asks: the destination is rewritten after it was judged, and put back where
-//! the program looks at it.
+//! asks, and streams whose server name is to be read to guard's splice: the
+//! destination is rewritten after it was judged, and put back where the program
+//! looks at it.
 
+use core::intrinsics::{AtomicOrdering, atomic_cxchg};
 use core::ptr::{read_volatile, write_volatile};
 
 use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use guard_common::names::{
-    Origin, RESOLVER_MASK, RESOLVER_NET, RESOLVER_PORTS6, Resolver, is_resolvers,
+    Origin, RESOLVER_MASK, RESOLVER_NET, RESOLVER_PORTS6, Resolver, SPLICE_BUSY, is_resolvers,
+    splice_index,
 };
 
-use crate::maps::{ORIGINS, RESOLVERS};
+use super::address::{Destination, is_mapped};
+use crate::maps::{ORIGINS, RESOLVERS, SPLICES};
 use crate::subject::Subject;
 
 /// The third word of an IPv4-mapped address, network order.
@@ -19,13 +24,92 @@ const MAPPED: u32 = 0xffff_u32.to_be();
 /// The last word of ::1, network order.
 const LOOPBACK: u32 = 1_u32.to_be();
 
+/// Where something of guard's listens for one sandbox.
+pub struct Listener {
+    /// IPv4 address, host order.
+    addr: u32,
+    /// Port there; 0: none.
+    port: u16,
+    /// Port on \[::1\]; 0: none.
+    port6: u16,
+}
+
+impl Listener {
+    /// Whether what goes to an IPv4-mapped address, or to another, can go there.
+    #[inline(always)]
+    pub fn serves(&self, is_mapped: bool) -> bool {
+        (if is_mapped { self.port } else { self.port6 }) != 0
+    }
+}
+
+/// What is said for a slot.
+#[inline(always)]
+fn resolver(slot: u32) -> Option<*const Resolver> {
+    RESOLVERS.get_ptr(slot)
+}
+
 /// Where a sandbox's questions go; `None` where it has no resolver.
 #[inline(always)]
-pub fn resolver_of(slot: u32) -> Option<Resolver> {
-    let resolver = RESOLVERS.get(slot)?;
-    // SAFETY: a live map value of whole words.
-    let resolver = unsafe { read_volatile(resolver) };
-    (resolver.port != 0).then_some(resolver)
+pub fn resolver_of(slot: u32) -> Option<Listener> {
+    let resolver = resolver(slot)?;
+    // SAFETY: a live map value.
+    let listener = unsafe {
+        Listener {
+            addr: read_volatile(&raw const (*resolver).addr),
+            port: read_volatile(&raw const (*resolver).port),
+            port6: read_volatile(&raw const (*resolver).port6),
+        }
+    };
+    (listener.port != 0).then_some(listener)
+}
+
+/// Where a sandbox's streams go whose server name is to be read.
+#[inline(always)]
+pub fn splice_of(slot: u32) -> Option<Listener> {
+    let resolver = resolver(slot)?;
+    // SAFETY: a live map value.
+    unsafe {
+        Some(Listener {
+            addr: read_volatile(&raw const (*resolver).addr),
+            port: read_volatile(&raw const (*resolver).splice),
+            port6: read_volatile(&raw const (*resolver).splice6),
+        })
+    }
+}
+
+/// Writes down where a connection was to go that goes to the splice, for the
+/// supervisor. False: it cannot be.
+#[inline(always)]
+pub fn keep_target(ctx: *mut bpf_sock_addr, subject: &Subject, to: &Destination) -> bool {
+    // SAFETY: plain helper call with the program's context.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.cast()) };
+    let Some(kept) = SPLICES.get_ptr_mut(splice_index(subject.slot, cookie)) else {
+        return false;
+    };
+    // SAFETY: a live map value, which belongs to whoever put the mark there.
+    // Stores are seen in order on x86-64.
+    unsafe {
+        let tag = &raw mut (*kept).cookie;
+        let found = read_volatile(tag);
+        if found == SPLICE_BUSY {
+            return false;
+        }
+        let (_, taken) = atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
+            tag,
+            found,
+            SPLICE_BUSY,
+        );
+        if !taken {
+            return false;
+        }
+        write_volatile(&raw mut (*kept).sandbox, subject.sandbox);
+        write_volatile(&raw mut (*kept).addr_hi, to.addr.0);
+        write_volatile(&raw mut (*kept).addr_lo, to.addr.1);
+        write_volatile(&raw mut (*kept).port, to.port as u32);
+        write_volatile(&raw mut (*kept).name, to.name);
+        write_volatile(tag, cookie);
+    }
+    true
 }
 
 /// Whether a socket that was connected to the resolver sends to it. An IPv6
@@ -46,18 +130,20 @@ pub fn is_answered(
     own && !origin_of(ctx).is_null()
 }
 
-/// Where the socket's last question was sent to; null when it has sent none.
+/// Where what the socket sent elsewhere was to go; null when nothing was.
 #[inline(always)]
 fn origin_of(ctx: *mut bpf_sock_addr) -> *mut Origin {
     // SAFETY: plain helper call with the socket of the program's context.
     unsafe { ORIGINS.get_ptr_mut(&SockAddrContext::new(ctx)) }
 }
 
-/// Remembers where a socket's question was sent to. False: it cannot be put back.
-#[inline(always)]
-fn remember(ctx: *mut bpf_sock_addr, addr: [u32; 4], port: u32) -> bool {
+/// Remembers where it was to go. False: it cannot be put back. A function of
+/// its own, with the stack that it needs.
+#[inline(never)]
+fn remember(ctx: *mut bpf_sock_addr, addr_hi: u64, addr_lo: u64, port: u32) -> bool {
     let mut origin = Origin {
-        addr,
+        addr_hi: addr_hi.to_be(),
+        addr_lo: addr_lo.to_be(),
         port,
         reserved: 0,
     };
@@ -72,46 +158,38 @@ fn remember(ctx: *mut bpf_sock_addr, addr: [u32; 4], port: u32) -> bool {
     true
 }
 
-/// Sends an IPv4 destination to the resolver. False: it stays as it was.
-#[inline(always)]
-pub fn redirect4(ctx: *mut bpf_sock_addr, resolver: &Resolver) -> bool {
-    // SAFETY: the context outlives the program; each is an access that the verifier allows.
-    unsafe {
-        let ip = read_volatile(&raw const (*ctx).user_ip4);
-        let port = read_volatile(&raw const (*ctx).user_port);
-        if !remember(ctx, [0, 0, MAPPED, ip], port) {
-            return false;
-        }
-        write_volatile(&raw mut (*ctx).user_ip4, resolver.addr.to_be());
-        write_volatile(&raw mut (*ctx).user_port, resolver.port.to_be() as u32);
-    }
-    true
-}
-
-/// Sends an IPv6 destination to the resolver: an IPv4-mapped one to its IPv4
+/// Sends a destination of a family elsewhere: an IPv4-mapped one to the IPv4
 /// address, which is all that such a socket may reach. False: it stays as it was.
 #[inline(always)]
-pub fn redirect6(ctx: *mut bpf_sock_addr, words: [u32; 4], resolver: &Resolver) -> bool {
-    let is_mapped = words[0] | words[1] == 0 && words[2] == MAPPED;
-    if !is_mapped && resolver.port6 == 0 {
+pub fn redirect<const V6: bool>(
+    ctx: *mut bpf_sock_addr,
+    addr: (u64, u64),
+    listener: &Listener,
+) -> bool {
+    let v4 = is_mapped(addr);
+    if !listener.serves(v4) {
         return false;
     }
-    // SAFETY: as in `redirect4`.
+    // SAFETY: the context outlives the program; each is an access that the verifier allows.
     unsafe {
         let port = read_volatile(&raw const (*ctx).user_port);
-        if !remember(ctx, words, port) {
+        if !remember(ctx, addr.0, addr.1, port) {
             return false;
         }
+        let port = if v4 { listener.port } else { listener.port6 };
+        write_volatile(&raw mut (*ctx).user_port, port.to_be() as u32);
+        if !V6 {
+            write_volatile(&raw mut (*ctx).user_ip4, listener.addr.to_be());
+            return true;
+        }
         let ip = (&raw mut (*ctx).user_ip6).cast::<u32>();
-        if is_mapped {
-            write_volatile(ip.add(3), resolver.addr.to_be());
-            write_volatile(&raw mut (*ctx).user_port, resolver.port.to_be() as u32);
+        if v4 {
+            write_volatile(ip.add(3), listener.addr.to_be());
         } else {
             write_volatile(ip, 0);
             write_volatile(ip.add(1), 0);
             write_volatile(ip.add(2), 0);
             write_volatile(ip.add(3), LOOPBACK);
-            write_volatile(&raw mut (*ctx).user_port, resolver.port6.to_be() as u32);
         }
     }
     true
@@ -128,7 +206,7 @@ fn restore4(ctx: *mut bpf_sock_addr) -> i32 {
         }
         let origin = origin_of(ctx);
         if !origin.is_null() {
-            write_volatile(&raw mut (*ctx).user_ip4, (*origin).addr[3]);
+            write_volatile(&raw mut (*ctx).user_ip4, ((*origin).addr_lo >> 32) as u32);
             write_volatile(&raw mut (*ctx).user_port, (*origin).port);
         }
     }
@@ -160,10 +238,10 @@ fn restore6(ctx: *mut bpf_sock_addr) -> i32 {
         }
         let origin = origin_of(ctx);
         if !origin.is_null() {
-            write_volatile(ip, (*origin).addr[0]);
-            write_volatile(ip.add(1), (*origin).addr[1]);
-            write_volatile(ip.add(2), (*origin).addr[2]);
-            write_volatile(ip.add(3), (*origin).addr[3]);
+            write_volatile(ip, (*origin).addr_hi as u32);
+            write_volatile(ip.add(1), ((*origin).addr_hi >> 32) as u32);
+            write_volatile(ip.add(2), (*origin).addr_lo as u32);
+            write_volatile(ip.add(3), ((*origin).addr_lo >> 32) as u32);
             write_volatile(&raw mut (*ctx).user_port, (*origin).port);
         }
     }

@@ -9,18 +9,20 @@ use core::mem::MaybeUninit;
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use guard_common::event::{Kind, NetPayload, Op, Reason};
-use guard_common::names::{DNS_PORT, Resolver, is_resolvers};
+use guard_common::event::{Kind, Op, Reason};
+use guard_common::names::{DNS_PORT, is_resolvers};
 use guard_common::sandbox::SANDBOX_DATAGRAM;
 
 use super::address::{
-    allow_socket, halves, judge_destination, judge_listening, mapped, payload, refuse_socket,
+    Destination, Way, allow_socket, halves, is_mapped, judge_destination, judge_listening, mapped,
+    refuse_socket,
 };
 use super::hook;
-use super::redirect::{is_answered, redirect4, redirect6, resolver_of};
+use super::redirect::{is_answered, keep_target, redirect, resolver_of, splice_of};
 use super::unix::abstract_name;
 use crate::emit::{Access, conclude};
-use crate::kernel::{Object, bounded, load, offset, read};
+use crate::kernel::{Object, bounded, load, load16, load32, offset, read};
+use crate::lately;
 use crate::subject::{Subject, Who, who};
 
 const AF_UNSPEC: u16 = 0;
@@ -46,7 +48,7 @@ hook! {
     /// *address, int addrlen)`. The address is a kernel copy: it cannot change.
     socket_connect = "socket_connect"(3) |ctx, subject| {
         let socket: Object = ctx.arg(0);
-        connect(subject, ctx.arg(1), load!(socket, socket_type as u16))
+        connect(subject, socket, ctx.arg(1))
     }
 }
 
@@ -70,14 +72,15 @@ fn created(subject: &Subject, family: i32, socket_type: i32, protocol: i32) -> b
     if may_create(subject, family, socket_type, protocol) {
         return false;
     }
-    let net = payload(
+    let wanted = Destination::new(
+        subject,
         family as u16,
         (0, 0),
         0,
         socket_type as u16,
         protocol as u16,
     );
-    refuse_socket(subject, Op::Socket, Reason::SocketFamily, net)
+    refuse_socket(subject, Op::Socket, Reason::SocketFamily, &wanted)
 }
 
 #[inline(always)]
@@ -100,12 +103,12 @@ fn listen(subject: &Subject, socket: Object) -> bool {
             None => return unreadable(subject, Op::Listen),
         }
     } else {
-        let net = payload(family, (0, 0), 0, socket_type, 0);
-        return refuse_socket(subject, Op::Listen, Reason::AddressForm, net);
+        let at = Destination::new(subject, family, (0, 0), 0, socket_type, 0);
+        return refuse_socket(subject, Op::Listen, Reason::AddressForm, &at);
     };
     let port = load!(sk, sock_num as u16);
-    let net = payload(family, addr, port, socket_type, 0);
-    judge_listening(subject, Op::Listen, addr, net)
+    let mut at = Destination::new(subject, family, addr, port, socket_type, 0);
+    judge_listening(subject, Op::Listen, &mut at)
 }
 
 /// Binding to a port is being reachable there; port 0 is what every client has.
@@ -139,19 +142,21 @@ fn bind(subject: &Subject, address: u64, len: u32, socket_type: u16) -> bool {
     } else if family == AF_INET6 {
         read::<[u32; 4]>(address + 8).map(halves)
     } else {
-        let net = payload(family, (0, 0), u16::from_be(port), socket_type, 0);
-        return refuse_socket(subject, Op::Bind, Reason::AddressForm, net);
+        let port = u16::from_be(port);
+        let at = Destination::new(subject, family, (0, 0), port, socket_type, 0);
+        return refuse_socket(subject, Op::Bind, Reason::AddressForm, &at);
     };
     let Some(addr) = addr else {
         return unreadable(subject, Op::Bind);
     };
-    let net = payload(family, addr, u16::from_be(port), socket_type, 0);
-    judge_listening(subject, Op::Bind, addr, net)
+    let mut at = Destination::new(subject, family, addr, u16::from_be(port), socket_type, 0);
+    judge_listening(subject, Op::Bind, &mut at)
 }
 
 #[inline(always)]
 fn unreadable(subject: &Subject, op: Op) -> bool {
-    refuse_socket(subject, op, Reason::ReadFailed, NetPayload::default())
+    let unknown = Destination::new(subject, 0, (0, 0), 0, 0, 0);
+    refuse_socket(subject, op, Reason::ReadFailed, &unknown)
 }
 
 /// Sockets that may exist: what they reach is judged when they reach for it.
@@ -175,36 +180,50 @@ fn may_create(subject: &Subject, family: i32, socket_type: i32, protocol: i32) -
 
 /// Judges a connect. True: refuse.
 #[inline(always)]
-fn connect(subject: &Subject, address: u64, socket_type: u16) -> bool {
-    let Some(family) = read::<u16>(address) else {
-        return unreadable(subject, Op::Connect);
-    };
+fn connect(subject: &Subject, socket: Object, address: Object) -> bool {
+    let socket_type = load!(socket, socket_type as u16);
+    // `struct sockaddr` and `sockaddr_in` (include/uapi/linux/in.h).
+    let family = load16::<0>(address);
     // AF_UNSPEC dissolves an association; AF_NETLINK sockets are ROUTE only;
     // AF_UNIX has hooks that know the other end.
     if family == AF_UNSPEC || family == AF_NETLINK || family == AF_UNIX {
         return false;
     }
-    let (addr, port) = if family == AF_INET {
-        match (read::<u32>(address + 4), read::<u16>(address + 2)) {
-            (Some(ip), Some(port)) => (mapped(ip), port),
-            _ => return unreadable(subject, Op::Connect),
-        }
+    let addr = if family == AF_INET {
+        mapped(load32::<4>(address))
     } else if family == AF_INET6 {
-        match (read::<[u32; 4]>(address + 8), read::<u16>(address + 2)) {
-            (Some(words), Some(port)) => (halves(words), port),
-            _ => return unreadable(subject, Op::Connect),
+        // Behind the end of `struct sockaddr`: no typed load reaches there.
+        match read::<[u32; 4]>(address as u64 + 8) {
+            Some(words) => halves(words),
+            None => return unreadable(subject, Op::Connect),
         }
     } else {
-        let net = payload(family, (0, 0), 0, socket_type, 0);
-        return refuse_socket(subject, Op::Connect, Reason::AddressForm, net);
+        let to = Destination::new(subject, family, (0, 0), 0, socket_type, 0);
+        return refuse_socket(subject, Op::Connect, Reason::AddressForm, &to);
     };
-    let net = payload(family, addr, u16::from_be(port), socket_type, 0);
-    if is_question(subject, addr, net.port) {
+    let port = u16::from_be(load16::<2>(address));
+    let mut to = Destination::new(subject, family, addr, port, socket_type, 0);
+    if is_question(subject, addr, port) {
         // It is rewritten after this: connect4 and connect6 send it to the resolver.
-        allow_socket(subject, Op::Connect, Reason::Resolver, &net);
+        allow_socket(subject, Op::Connect, Reason::Resolver, &to);
         return false;
     }
-    judge_destination(subject, Op::Connect, addr, net, false)
+    match judge_destination(subject, Op::Connect, &mut to, false) {
+        Way::Refused => true,
+        Way::Direct => {
+            lately::allow(load!(socket, socket_sk), addr, port);
+            false
+        }
+        Way::Spliced => {
+            // Rewritten later, too.
+            if socket_type == SOCK_STREAM
+                && splice_of(subject.slot).is_some_and(|splice| splice.serves(is_mapped(addr)))
+            {
+                return allow_socket(subject, Op::Connect, Reason::Rule, &to);
+            }
+            refuse_socket(subject, Op::Connect, Reason::SniRequired, &to)
+        }
+    }
 }
 
 /// Whether it goes to the sandbox's resolver, whatever server it is for.
@@ -215,15 +234,19 @@ fn is_question(subject: &Subject, addr: (u64, u64), port: u16) -> bool {
 
 /// Judges what a cgroup program was asked: 1 goes on, 0 is `EPERM`.
 #[inline(always)]
-fn sock_addr(
+fn sock_addr<const V6: bool>(
     op: Op,
     family: u16,
     socket_type: u32,
     addr: (u64, u64),
     port: u32,
     ctx: *mut bpf_sock_addr,
-    redirect: impl Fn(&Resolver) -> bool,
 ) -> i32 {
+    let port = u16::from_be(port as u16);
+    let connects = op as u8 == Op::Connect as u8;
+    if connects && lately::is_allowed(ctx, addr, port) {
+        return 1;
+    }
     let mut subject = MaybeUninit::uninit();
     match who(&mut subject) {
         Who::Outside => 1,
@@ -231,34 +254,53 @@ fn sock_addr(
         Who::Inside => {
             // SAFETY: filled for a task that is inside.
             let subject = unsafe { subject.assume_init_ref() };
-            let net = payload(
-                family,
-                addr,
-                u16::from_be(port as u16),
-                socket_type as u16,
-                0,
-            );
-            // lsm/socket_connect has reported an allowed connect already.
-            let silent_allow = op as u8 == Op::Connect as u8;
-            if !silent_allow && is_answered(ctx, subject, addr, net.port) {
-                return 1;
-            }
-            if net.port == DNS_PORT
-                && !is_resolvers(addr, net.port)
-                && let Some(resolver) = resolver_of(subject.slot)
-            {
-                if !redirect(&resolver) {
-                    let refused = refuse_socket(subject, op, Reason::Resolver, net);
-                    return bounded::<1>(!refused as u64) as i32;
-                }
-                if !silent_allow {
-                    allow_socket(subject, op, Reason::Resolver, &net);
-                }
-                return 1;
-            }
             // As a number that the verifier sees to be 0 or 1.
-            let allow = !judge_destination(subject, op, addr, net, silent_allow);
-            bounded::<1>(allow as u64) as i32
+            let mut to = Destination::new(subject, family, addr, port, socket_type as u16, 0);
+            let refused = goes::<V6>(subject, op, connects, &mut to, ctx);
+            bounded::<1>(!refused as u64) as i32
+        }
+    }
+}
+
+/// Judges it, and sends it elsewhere where it must go there. True: refuse.
+#[inline(always)]
+fn goes<const V6: bool>(
+    subject: &Subject,
+    op: Op,
+    connects: bool,
+    to: &mut Destination,
+    ctx: *mut bpf_sock_addr,
+) -> bool {
+    if !connects && is_answered(ctx, subject, to.addr, to.port) {
+        return false;
+    }
+    if to.port == DNS_PORT
+        && !is_resolvers(to.addr, to.port)
+        && let Some(resolver) = resolver_of(subject.slot)
+    {
+        if !redirect::<V6>(ctx, to.addr, &resolver) {
+            return refuse_socket(subject, op, Reason::Resolver, to);
+        }
+        if !connects {
+            allow_socket(subject, op, Reason::Resolver, to);
+        }
+        return false;
+    }
+    // lsm/socket_connect has reported an allowed connect already.
+    match judge_destination(subject, op, to, connects) {
+        Way::Refused => true,
+        Way::Direct => false,
+        Way::Spliced => {
+            if connects
+                && to.socket_type == SOCK_STREAM
+                && let Some(splice) = splice_of(subject.slot)
+                && splice.serves(is_mapped(to.addr))
+                && keep_target(ctx, subject, to)
+                && redirect::<V6>(ctx, to.addr, &splice)
+            {
+                return false;
+            }
+            refuse_socket(subject, op, Reason::SniRequired, to)
         }
     }
 }
@@ -276,15 +318,7 @@ macro_rules! sock_addr_program {
                     core::ptr::read_volatile(&raw const (*ctx.sock_addr).type_),
                 )
             };
-            sock_addr(
-                Op::$op,
-                AF_INET,
-                kind,
-                mapped(ip),
-                port,
-                ctx.sock_addr,
-                |resolver| redirect4(ctx.sock_addr, resolver),
-            )
+            sock_addr::<false>(Op::$op, AF_INET, kind, mapped(ip), port, ctx.sock_addr)
         }
     };
     ($name:ident, $attach:ident, $op:ident, v6) => {
@@ -305,15 +339,7 @@ macro_rules! sock_addr_program {
                     core::ptr::read_volatile(&raw const (*ctx.sock_addr).type_),
                 )
             };
-            sock_addr(
-                Op::$op,
-                AF_INET6,
-                kind,
-                halves(words),
-                port,
-                ctx.sock_addr,
-                |resolver| redirect6(ctx.sock_addr, words, resolver),
-            )
+            sock_addr::<true>(Op::$op, AF_INET6, kind, halves(words), port, ctx.sock_addr)
         }
     };
 }

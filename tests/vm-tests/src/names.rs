@@ -114,6 +114,7 @@ fn questions(kernel: &mut Kernel) {
         addr: 0x7f53_0001,
         port: 53,
         port6: 64_000,
+        ..Resolver::default()
     };
     let set = kernel.set_resolver(sandbox.entry.slot, resolver);
     set.expect("a resolver");

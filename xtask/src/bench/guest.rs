@@ -29,15 +29,34 @@ pub(crate) fn load() -> Result<u8> {
     Ok(worst)
 }
 
-/// Counts guest instructions per open and close; writes `target/bench/kernel.json`.
+/// What `bench kernel` measures.
+#[derive(clap::Args)]
+pub(crate) struct KernelArgs {
+    /// Kernel series to measure on; all that are measured by default.
+    #[arg(long, value_delimiter = ',')]
+    kernel: Vec<String>,
+    /// Only connects.
+    #[arg(long)]
+    connect: bool,
+}
+
+/// Counts guest instructions per operation; writes `target/bench/kernel.json`, unless only a
+/// part was asked for.
 ///
 /// The test program prints a table and, as its last line, the figures as one JSON object.
-pub(crate) fn kernel() -> Result<u8> {
+pub(crate) fn kernel(args: &KernelArgs) -> Result<u8> {
     let binaries = Binaries::build()?;
     let mut all = BTreeMap::new();
-    for series in MEASURED {
+    let measured: Vec<&str> = match args.kernel.as_slice() {
+        [] => MEASURED.to_vec(),
+        some => some.iter().map(String::as_str).collect(),
+    };
+    for series in measured {
         let mut boot = Boot::new(kernels::fetch(series)?, &[], &binaries)?;
         boot.command = ["vm-tests", "bench-kernel"].map(str::to_owned).to_vec();
+        if args.connect {
+            boot.command.push("connect".to_owned());
+        }
         boot.icount = true;
         boot.timeout = DEADLINE;
         boot.sink = Sink::Capture;
@@ -58,6 +77,9 @@ pub(crate) fn kernel() -> Result<u8> {
             );
         }
         all.insert(boot.release().to_owned(), figures);
+    }
+    if args.connect || !args.kernel.is_empty() {
+        return Ok(0);
     }
     let place = project().join("target/bench/kernel.json");
     fs::create_dir_all(project().join("target/bench")).context("could not create target/bench")?;

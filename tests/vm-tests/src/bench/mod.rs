@@ -8,6 +8,7 @@
 //! *Inside* is a process under the kernel programs and both second walls, the
 //! system call filter and the Landlock ruleset, as `guard run` starts one.
 
+mod connect;
 mod landlock;
 mod operations;
 pub mod walls;
@@ -25,6 +26,7 @@ use serde_json::{Map, Value, json};
 use crate::child::spawn;
 use crate::compile;
 use crate::sandbox::Sandbox;
+use connect::Connects;
 use landlock::{CHANGE, READ, restrict};
 use operations::Operation;
 
@@ -33,13 +35,12 @@ const DEPTHS: [usize; 3] = [2, 8, 16];
 const RULES: usize = 50;
 
 /// All of them, in the order of [`figures`].
-const ALL: [Operation; 6] = [
+const ALL: [Operation; 5] = [
     Operation::Open,
     Operation::Rename,
     Operation::Unlink,
     Operation::Execve,
     Operation::Stat,
-    Operation::Connect,
 ];
 
 /// Measures operations at all depths, one after the other.
@@ -52,10 +53,14 @@ fn figures(operations: &[Operation]) -> Vec<i32> {
 
 /// In a child of its own, outside every sandbox.
 fn outside(operations: &[Operation], prepare: impl Fn()) -> Vec<i32> {
+    outside_with(prepare, || figures(operations))
+}
+
+fn outside_with(prepare: impl Fn(), measure: impl Fn() -> Vec<i32>) -> Vec<i32> {
     let root = std::fs::File::open("/sys/fs/cgroup").expect("the root cgroup");
     spawn(root.as_fd(), None, || {
         prepare();
-        figures(operations)
+        measure()
     })
     .results()
 }
@@ -67,14 +72,17 @@ fn policy(rules: usize) -> String {
         .collect();
     list.push("'/dir00001/**'".into());
     format!(
-        "version = 1\n[files]\nread = [{}]\nwrite = ['/dir00001/**']\nexec = ['/dir00001/**']\n\
-         [network]\nallow = ['127.0.0.1:9']\n",
+        "version = 1\n[files]\nread = [{}]\nwrite = ['/dir00001/**']\nexec = ['/dir00001/**']\n",
         list.join(", ")
     )
 }
 
 fn sandbox(kernel: &mut Kernel, rules: usize, flags: u32) -> Sandbox {
-    let policy = compile::sets(&[&policy(rules)]);
+    sandbox_under(kernel, &policy(rules), flags)
+}
+
+fn sandbox_under(kernel: &mut Kernel, text: &str, flags: u32) -> Sandbox {
+    let policy = compile::sets(&[text]);
     Sandbox::new(
         kernel,
         policy.table(),
@@ -98,11 +106,11 @@ fn walls() {
 }
 
 /// In a sandbox. The rings are read between batches, so that they are never full.
-fn measure_in(kernel: &mut Kernel, sandbox: Sandbox, operations: &[Operation]) -> Vec<i32> {
+fn measure_in(kernel: &mut Kernel, sandbox: Sandbox, measure: impl Fn() -> Vec<i32>) -> Vec<i32> {
     let child = sandbox.start(|| {
         operations::pause_between_batches();
         walls();
-        figures(operations)
+        measure()
     });
     child.follow(|| drop(sandbox.events(kernel)));
     let costs = child.results();
@@ -114,7 +122,7 @@ fn measure_in(kernel: &mut Kernel, sandbox: Sandbox, operations: &[Operation]) -
 
 fn inside(kernel: &mut Kernel, rules: usize, flags: u32, operations: &[Operation]) -> Vec<i32> {
     let sandbox = sandbox(kernel, rules, flags);
-    measure_in(kernel, sandbox, operations)
+    measure_in(kernel, sandbox, || figures(operations))
 }
 
 /// In one of 200 sandboxes.
@@ -172,8 +180,35 @@ fn by_depth(rows: &[Row<'_>]) -> Value {
     out.into()
 }
 
-/// Prints tables and, as the last line, the figures as JSON.
-pub fn run() {
+/// Unloads the programs, and sees to it that none is left.
+fn unload(kernel: Kernel) {
+    let costs = kernel.costs().iter();
+    let programs: Vec<String> = costs.map(|cost| cost.name.clone()).collect();
+    kernel.teardown().expect("unload");
+    assert!(crate::nothing_loaded(&programs), "all programs go");
+}
+
+/// Prints tables and, as the last line, the figures as JSON: of everything, or
+/// of connects only.
+pub fn run(what: &str) {
+    let mut out = match what {
+        "connect" => Map::new(),
+        _ => accesses(),
+    };
+    let mut connects = Connects::before();
+    let mut kernel = Kernel::load_or_adopt().expect("load");
+    crate::sandbox::parent(&mut kernel);
+    connects.under(&mut kernel);
+    unload(kernel);
+    connects.tell(|name, rows| {
+        print(name, rows);
+        out.insert(name.to_owned(), by_depth(rows));
+    });
+    println!("{}", json!(out));
+}
+
+/// All but connects.
+fn accesses() -> Map<String, Value> {
     operations::prepare(&DEPTHS);
     for n in 1..RULES {
         std::fs::create_dir_all(format!("/opt/tool{n:04}")).expect("directories");
@@ -201,15 +236,12 @@ pub fn run() {
     let ten = inside(&mut kernel, 10, 0, open);
     let thousand = inside(&mut kernel, 1000, 0, open);
     let many = among_many(&mut kernel);
-    let costs = kernel.costs().iter();
-    let programs: Vec<String> = costs.map(|cost| cost.name.clone()).collect();
-    kernel.teardown().expect("unload");
-    assert!(crate::nothing_loaded(&programs), "all programs go");
+    unload(kernel);
     let again = outside(open, || ());
 
     let mut out = Map::new();
     let part = |costs: &[i32], n: usize| costs[DEPTHS.len() * n..DEPTHS.len() * (n + 1)].to_vec();
-    for (n, name) in ["open", "rename", "unlink", "execve", "stat", "connect"]
+    for (n, name) in ["open", "rename", "unlink", "execve", "stat"]
         .into_iter()
         .enumerate()
     {
@@ -247,5 +279,5 @@ pub fn run() {
         let rows: [Row<'_>; 2] = [("baseline", &open_base), ("inside", costs)];
         out.insert(name.to_owned(), by_depth(&rows));
     }
-    println!("{}", json!(out));
+    out
 }

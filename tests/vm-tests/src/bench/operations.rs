@@ -9,7 +9,7 @@ const BATCHES: std::ops::RangeInclusive<usize> = 40..=4000;
 /// does not repeat.
 const AGREEING: usize = 5;
 /// To one part in how many.
-const SAME: i32 = 500;
+pub const SAME: i32 = 500;
 /// The same for a new process, whose memory is laid out anew each time.
 const ALIKE: i32 = 50;
 
@@ -34,8 +34,6 @@ pub enum Operation {
     Unlink,
     /// vfork, execve of a program that ends at once, and wait.
     Execve,
-    /// connect of a datagram socket, which sends nothing.
-    Connect,
 }
 
 /// The directory at a depth: components of 8 bytes.
@@ -89,7 +87,12 @@ fn now() -> i64 {
 
 /// The least cost of one time on which batches of `times` agree, to one part in
 /// `spread`, after one to warm up.
-fn least(times: usize, spread: i32, mut before: impl FnMut(), mut each: impl FnMut(usize)) -> i32 {
+pub fn least(
+    times: usize,
+    spread: i32,
+    mut before: impl FnMut(),
+    mut each: impl FnMut(usize),
+) -> i32 {
     let mut batch = || {
         if PAUSES.load(Ordering::Relaxed) {
             // SAFETY: stops this process until its parent lets it go on.
@@ -192,7 +195,6 @@ impl Operation {
                 let argv = [program.as_ptr(), std::ptr::null()];
                 least(10, ALIKE, || (), |_| execute(&program, &argv))
             }
-            Self::Connect => connect(),
         }
     }
 }
@@ -213,34 +215,4 @@ fn execute(program: &CString, argv: &[*const libc::c_char; 2]) {
         assert_eq!(libc::waitpid(pid, &raw mut status, 0), pid);
     }
     assert_eq!(status, 0, "the measured execve is allowed");
-}
-
-fn connect() -> i32 {
-    let address = libc::sockaddr_in {
-        sin_family: libc::AF_INET as u16,
-        sin_port: 9u16.to_be(),
-        sin_addr: libc::in_addr {
-            s_addr: u32::from_ne_bytes([127, 0, 0, 1]),
-        },
-        sin_zero: [0; 8],
-    };
-    // SAFETY: integers only.
-    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM, 0) };
-    assert!(socket >= 0, "the measured socket is allowed");
-    least(
-        100,
-        SAME,
-        || (),
-        |_| {
-            // SAFETY: a live address of the length that is given.
-            let connected = unsafe {
-                libc::connect(
-                    socket,
-                    (&raw const address).cast(),
-                    size_of::<libc::sockaddr_in>() as u32,
-                )
-            };
-            assert_eq!(connected, 0, "the measured connect is allowed");
-        },
-    )
 }

@@ -1,0 +1,97 @@
+//! Connects that lsm/socket_connect has just allowed: connect4 and connect6 are
+//! asked about the same one right after, by the same task, and need not judge it
+//! again.
+//!
+//! An entry holds the socket, the task and the destination, whole, and is used
+//! up by the program that finds it. One that is older than a tick of the kernel's
+//! clock is not used: a verdict is never older than that of a task which was
+//! interrupted between the two programs. So what has changed since, a policy or
+//! the rule sets in force, changes as little as it would for such a task. A socket's address in memory
+//! may be another one's by then; its verdict is the same.
+
+use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::helpers::bpf_jiffies64;
+use guard_common::sandbox::{CONNECTS as KEPT, Connect};
+
+use crate::kernel::{Object, current, distance};
+use crate::maps::CONNECTS;
+use crate::memory::{SPREAD, take};
+
+/// Bits of a hash that do not number an entry.
+const UNUSED_BITS: u32 = 64 - KEPT.trailing_zeros();
+
+/// Words of an entry.
+const SOCKET: usize = 0;
+const TASK: usize = 1;
+const ADDR_HI: usize = 2;
+const ADDR_LO: usize = 3;
+const PORT: usize = 4;
+const TICK: usize = 5;
+
+/// Where an object lies, as a number that is never 0 or [`BUSY`] for one that is there.
+#[inline(always)]
+fn number(object: Object) -> u64 {
+    distance(object, CONNECTS.start().cast_const().cast())
+}
+
+/// The entry of a socket.
+#[inline(always)]
+fn entry_of(socket: u64) -> *mut u64 {
+    let index = socket.wrapping_mul(SPREAD) >> UNUSED_BITS;
+    // SAFETY: the hash has as many bits as number the entries.
+    unsafe {
+        CONNECTS
+            .start()
+            .cast::<Connect>()
+            .add(index as usize)
+            .cast()
+    }
+}
+
+/// Remembers that a connect is allowed.
+#[inline(always)]
+pub fn allow(sk: Object, addr: (u64, u64), port: u16) {
+    if sk.is_null() {
+        return;
+    }
+    let socket = number(sk);
+    let entry = entry_of(socket);
+    // SAFETY: a live entry, taken before it is written and given back by its
+    // tag. Stores are seen in order on x86-64.
+    unsafe {
+        if !take(entry, entry.add(SOCKET).read_volatile()) {
+            return;
+        }
+        entry.add(TASK).write_volatile(number(current()));
+        entry.add(ADDR_HI).write_volatile(addr.0);
+        entry.add(ADDR_LO).write_volatile(addr.1);
+        entry.add(PORT).write_volatile(port as u64);
+        entry.add(TICK).write_volatile(bpf_jiffies64());
+        entry.add(SOCKET).write_volatile(socket);
+    }
+}
+
+/// Whether the running task's connect was allowed just now.
+#[inline(always)]
+pub fn is_allowed(ctx: *mut bpf_sock_addr, addr: (u64, u64), port: u16) -> bool {
+    // SAFETY: the context outlives the program, and has a socket.
+    let sk = unsafe { (&raw const (*ctx).__bindgen_anon_1.sk).read_volatile() };
+    if sk.is_null() {
+        return false;
+    }
+    let socket = number(sk.cast_const().cast());
+    let entry = entry_of(socket);
+    // SAFETY: a live entry; whoever takes it has it alone.
+    unsafe {
+        if entry.add(SOCKET).read_volatile() != socket || !take(entry, socket) {
+            return false;
+        }
+        let differs = entry.add(TASK).read_volatile() ^ number(current())
+            | entry.add(ADDR_HI).read_volatile() ^ addr.0
+            | entry.add(ADDR_LO).read_volatile() ^ addr.1
+            | entry.add(PORT).read_volatile() ^ port as u64;
+        let age = bpf_jiffies64().wrapping_sub(entry.add(TICK).read_volatile());
+        entry.add(SOCKET).write_volatile(0);
+        differs == 0 && age <= 1
+    }
+}
