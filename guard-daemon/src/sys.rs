@@ -14,3 +14,4 @@ pub mod seccomp;
 pub mod sha256;
 pub mod signals;
 pub mod slot;
+pub mod sock_diag;

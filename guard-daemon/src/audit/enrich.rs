@@ -34,6 +34,8 @@ pub struct Known<'a> {
     pub exe: Option<&'a [u8]>,
     /// The rule that decided.
     pub rule: Ruling<'a>,
+    /// The name that an address was allowed for.
+    pub name: Option<&'a str>,
 }
 
 /// Which rule decided, as far as user space can tell.
@@ -61,7 +63,7 @@ pub fn from_kernel(
     let header = &event.header;
     let time = known.clock.wall(header.time);
     let sandbox = Some(known.sandbox.clone());
-    let Some(body) = body(event) else {
+    let Some(body) = body(event, known.name) else {
         let detail = format!(
             "operation {:?} in an event of kind {:?}, kseq {}",
             event.op, event.kind, header.kseq
@@ -122,7 +124,7 @@ pub fn attribute(event: &Event, calls: &dyn Fn(u64) -> Option<CallInfo>) -> Attr
     }
 }
 
-fn body(event: &Event) -> Option<Body> {
+fn body(event: &Event, name: Option<&str>) -> Option<Body> {
     let kseq = event.header.kseq;
     if let (Kind::Escape, Object::Target(target)) = (event.kind, &event.object) {
         return escape(event.op, target, kseq).map(Body::Escape);
@@ -131,7 +133,7 @@ fn body(event: &Event) -> Option<Body> {
     match (event.kind, &event.object) {
         (Kind::File, Object::Path(path)) => Some(Body::File(file(event, op, path))),
         (Kind::Exec, Object::Path(path)) => Some(Body::Exec(file(event, op, path))),
-        (Kind::Network, Object::Net(net)) => Some(Body::Network(network(kseq, op, net))),
+        (Kind::Network, Object::Net(net)) => Some(Body::Network(network(kseq, op, net, name))),
         (Kind::Network, Object::Path(path)) => {
             let partial = event.header.flags & EVENT_PATH_PARTIAL != 0;
             Some(Body::Network(unix(kseq, op, path, partial)))
@@ -169,7 +171,7 @@ fn file(event: &Event, op: Op, path: &[u8]) -> FileAccess {
     }
 }
 
-fn network(kseq: u64, op: Op, net: &NetPayload) -> Network {
+fn network(kseq: u64, op: Op, net: &NetPayload, name: Option<&str>) -> Network {
     let v6 = std::net::Ipv6Addr::from(net.addr);
     let address = match i32::from(net.family) {
         _ if op == Op::Socket => None,
@@ -187,7 +189,10 @@ fn network(kseq: u64, op: Op, net: &NetPayload) -> Network {
         path_partial: false,
         socket_type: socket_type(net.socket_type),
         protocol: Some(net.protocol),
-        kseq,
+        name: name.map(str::to_owned),
+        shared: net.shared != 0,
+        sni: None,
+        kseq: Some(kseq),
     }
 }
 
@@ -204,12 +209,15 @@ fn unix(kseq: u64, op: Op, path: &[u8], path_partial: bool) -> Network {
         path_partial,
         socket_type: None,
         protocol: None,
-        kseq,
+        name: None,
+        shared: false,
+        sni: None,
+        kseq: Some(kseq),
     }
 }
 
 /// A word that is made of a fixed prefix and a number always fits.
-fn word(text: &str) -> Word {
+pub(super) fn word(text: &str) -> Word {
     Word::new(text).unwrap_or_else(|_| Word::unknown())
 }
 

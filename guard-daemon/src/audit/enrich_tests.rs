@@ -82,7 +82,7 @@ fn addresses_are_written_in_their_family() {
         ..NetPayload::default()
     };
     let said = |op, net: &NetPayload| {
-        let n = network(0, op, net);
+        let n = network(0, op, net, None);
         (
             n.family.to_string(),
             n.address.map(|a| a.to_string()),

@@ -11,8 +11,8 @@ mod body;
 
 pub use attribution::{Attribution, CallInfo};
 pub use body::{
-    Access, Alert, Body, Call, Escape, EscapeOp, FileAccess, Loss, Network, Op, Policy, Protocol,
-    Ring, Sandbox, Side, Wall,
+    Access, Alert, Body, Call, Dns, Escape, EscapeOp, FileAccess, Loss, Network, Op, Policy,
+    Protocol, Ring, Sandbox, Side, Wall,
 };
 
 /// Version of the lines' form, the member `v`.

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod enrich;
 pub mod event;
 pub mod loss;
+pub mod names;
 mod operations;
 pub mod read;
 pub mod sink;

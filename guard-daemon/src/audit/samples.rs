@@ -9,12 +9,16 @@ use guard_common::table::FileAccess as TableAccess;
 
 use super::clock::Clock;
 use super::enrich::{
-    Known, Ruling, call_info, from_call_end, from_call_start, from_kernel, from_refused_syscall,
+    Known, Ruling, attribute, call_info, from_call_end, from_call_start, from_kernel,
+    from_refused_syscall,
 };
 use super::event::{
     AuditEvent, Body, CallInfo, Loss, Policy, Process, Ring, RuleRef, Sandbox, SandboxRef, Wall,
 };
+use super::names::{from_question, from_splice};
 use super::words::{Digest, Reason};
+use crate::net::wire::{Asked, Outcome as Outcomes, SpliceRefusal, Spliced};
+use crate::policy::names::Name;
 use crate::wire::{CallEnd, CallStart, Enforcement, Outcome, ProtocolNote};
 
 /// Numbers of the calls that [`lookup`] knows.
@@ -65,6 +69,7 @@ pub(crate) fn known() -> Known<'static> {
         sandbox: &SANDBOX,
         exe: Some(b"/usr/bin/node"),
         rule: Ruling::Rule(&RULE),
+        name: None,
     }
 }
 
@@ -125,7 +130,7 @@ const ESCAPES: [KernelOp; 13] = [
     KernelOp::IoUring,
 ];
 
-const REASONS: [KernelReason; 25] = [
+const REASONS: [KernelReason; 26] = [
     KernelReason::ApprovalUnavailable,
     KernelReason::ReadFailed,
     KernelReason::TooDeep,
@@ -151,7 +156,67 @@ const REASONS: [KernelReason; 25] = [
     KernelReason::TooLarge,
     KernelReason::Resolver,
     KernelReason::ResolverRange,
+    KernelReason::SniRequired,
 ];
+
+/// Everything that the resolver's process tells.
+fn names() -> Vec<AuditEvent> {
+    let name = |text: &str| Name::parse(text).unwrap();
+    let label = || attribute(&raw(Kind::File, KernelOp::Open, b""), &lookup);
+    let mut events = Vec::new();
+    for outcome in [
+        Outcomes::Answered,
+        Outcomes::Nothing,
+        Outcomes::Refused,
+        Outcomes::Private,
+        Outcomes::Limited,
+        Outcomes::NoUpstream,
+        Outcomes::NotOpened,
+        Outcomes::Malformed,
+    ] {
+        for rule in [
+            None,
+            Some(("network.deny[0]".into(), "*.internal.*".into())),
+        ] {
+            let asked = Asked {
+                sandbox: 7,
+                time: 1_763_672_400_000_000_000,
+                name: "Api.example.com".into(),
+                record: "AAAA".into(),
+                tcp: rule.is_some(),
+                outcome,
+                rule,
+                chain: vec![name("cdn.example.net")],
+                addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+                ttl: Some(300),
+                cached: false,
+            };
+            events.push(from_question(&asked, label(), known().boot, &sandbox()));
+        }
+    }
+    for refused in [
+        None,
+        Some(SpliceRefusal::Name),
+        Some(SpliceRefusal::Encrypted),
+    ] {
+        let spliced = Spliced {
+            sandbox: 7,
+            time: 1_763_672_400_000_000_000,
+            to: "192.0.2.1:443".parse().unwrap(),
+            sni: refused.map(|_| "other.example.com".into()),
+            refused,
+        };
+        let opened = name("api.example.com");
+        events.push(from_splice(
+            &spliced,
+            refused.map(|_| &opened),
+            label(),
+            known().boot,
+            &sandbox(),
+        ));
+    }
+    events
+}
 
 /// Every kind, operation, label, and optional member.
 pub(crate) fn all() -> Vec<AuditEvent> {
@@ -189,6 +254,22 @@ pub(crate) fn all() -> Vec<AuditEvent> {
             events.push(kernel(&event));
         }
     }
+    for shared in [0, 1] {
+        let mut event = raw(Kind::Network, KernelOp::Connect, b"");
+        event.verdict = KernelVerdict::Allow;
+        event.object = Object::Net(NetPayload {
+            addr: std::net::Ipv4Addr::LOCALHOST.to_ipv6_mapped().octets(),
+            port: 443,
+            family: libc::AF_INET as u16,
+            name: 1,
+            shared,
+            ..NetPayload::default()
+        });
+        let name = Some("api.example.com");
+        let known = Known { name, ..known() };
+        events.push(from_kernel(&event, &lookup, &known));
+    }
+    events.extend(names());
     for op in FILE_OPS {
         events.push(kernel(&raw(Kind::File, op, b"/srv/a")));
     }

@@ -58,6 +58,8 @@ pub enum Reason {
     Resolver,
     /// It belongs to the resolvers of sandboxes.
     ResolverRange,
+    /// The name asks for TLS with a server name, and this cannot be read.
+    SniRequired,
     /// No rule of the policy allows it.
     NoRule,
     /// The system call filter refused it, before the kernel programs saw it.
@@ -80,6 +82,22 @@ pub enum Reason {
     RelayRecord,
     /// Kernel events name calls of which the relay has sent no record.
     UnknownCalls,
+    /// The name leads to private addresses, and the policy names none of them.
+    PrivateAddress,
+    /// Too many questions for names, or too much information in them.
+    QueryLimit,
+    /// No server that resolves names has answered.
+    NoUpstream,
+    /// The addresses of a name could not be opened.
+    NotOpened,
+    /// A question that is none, or of a form that is not answered.
+    Question,
+    /// The server name of a TLS connection is not one that the policy allows there.
+    ServerName,
+    /// A connection had to begin with TLS and a server name that can be read.
+    NoServerName,
+    /// The process that resolves names has ended; it was started again.
+    ResolverGone,
     /// A new supervisor found the sandbox running and took it over.
     Adopted,
     /// A sandbox of an earlier supervisor was ended: nothing could vouch for it.
@@ -120,6 +138,7 @@ impl Reason {
             KernelReason::TooLarge => Self::TooLarge,
             KernelReason::Resolver => Self::Resolver,
             KernelReason::ResolverRange => Self::ResolverRange,
+            KernelReason::SniRequired => Self::SniRequired,
         })
     }
 }

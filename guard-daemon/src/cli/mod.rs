@@ -3,6 +3,7 @@
 
 pub mod audit;
 mod bench_load;
+mod bench_names;
 pub mod check;
 mod connect;
 mod daemon;
@@ -50,10 +51,14 @@ enum Command {
     Launch,
     #[command(name = "__relay", hide = true)]
     Relay { config: String },
+    #[command(name = "__net", hide = true)]
+    Net,
     #[command(name = "__supervise", hide = true)]
     Supervise,
     #[command(name = "__bench-load", hide = true)]
     BenchLoad,
+    #[command(name = "__bench-names", hide = true)]
+    BenchNames,
 }
 
 /// Runs the command line and gives the exit status.
@@ -71,6 +76,7 @@ pub fn main() -> ExitCode {
         Command::Audit(args) => return audit::run(&args),
         Command::Doctor(args) => return doctor::run(&args),
         Command::Relay { config } => return crate::relay::main(&config),
+        Command::Net => return crate::net::process::main(),
         Command::Run(args) => run::run(&args),
         Command::Daemon(args) => daemon::daemon(&args),
         Command::Status => status::status(),
@@ -78,6 +84,13 @@ pub fn main() -> ExitCode {
         Command::Launch => crate::supervisor::launcher::main(),
         Command::Supervise => daemon::private(),
         Command::BenchLoad => bench_load::run(),
+        Command::BenchNames => match bench_names::run() {
+            Ok(()) => 0,
+            Err(error) => {
+                eprintln!("guard: {error:#}");
+                REFUSED
+            }
+        },
     })
 }
 

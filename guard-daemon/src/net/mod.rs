@@ -12,4 +12,10 @@
 //! its own, without privileges, that can reach no kernel map. The supervisor
 //! judges each name again before it opens an address for it.
 
+pub mod addresses;
+mod confine;
+mod link;
+pub mod process;
+mod resolver;
+mod splice;
 pub mod wire;

@@ -37,6 +37,9 @@ pub enum ToNet {
         v6: bool,
         /// Sockets of the splice come along.
         splice: bool,
+        /// Nothing is refused: answers are as upstream gives them, evidence says
+        /// what would have been done.
+        audit_only: bool,
     },
     /// Forgets a sandbox: closes its sockets.
     Close {
@@ -181,4 +184,6 @@ pub enum SpliceRefusal {
     Name,
     /// The hello did not come in time.
     Late,
+    /// The sandbox has too many such connections.
+    Busy,
 }

@@ -6,19 +6,20 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use guard_common::sandbox::SandboxEntry;
+use guard_common::sandbox::{SANDBOX_AUDIT_ONLY, SandboxEntry};
 use nix::sys::socket::{getsockopt, sockopt};
 
 use super::cgroup::SandboxCgroup;
 use super::launch::set_nonblocking;
 use super::links::Links;
+use super::named::Named;
 use super::prepare::recompile;
 use super::recall::recall;
 use super::session::Session;
 use super::start::attend;
 use super::state::{self, SandboxState, system_dir};
 use super::stop::stop;
-use super::{Shared, Supervisor, paths, random};
+use super::{Shared, Supervisor, names_file, net, paths, random};
 use crate::audit::AuditEvent;
 use crate::audit::event::{Body, Policy};
 use crate::audit::words::Reason;
@@ -131,8 +132,10 @@ pub(super) async fn adopt(shared: &Shared) {
         stop(shared, number).await;
     }
     for number in adopted {
+        shared.borrow_mut().open_names_again(number);
         expect_relay(shared, number);
     }
+    net::attend(shared);
     if shared.borrow().kernel.is_some() {
         super::serve::watch_kernel(shared);
     }
@@ -202,9 +205,12 @@ impl Supervisor {
         }
         if let (Some(kernel), Some(entry)) = (&mut self.kernel, &entry) {
             session.table = kernel.table_of(entry);
+            session.audit_only = entry.flags & SANDBOX_AUDIT_ONLY != 0;
             if let Some(policy) = &session.policy {
                 session.links = Links::adopt(policy, kernel, entry.slot);
             }
+            let names = names_file::load(&session.state.id);
+            session.named = Named::adopt(names, kernel.granted(number));
         }
         self.last_number = self.last_number.max(number);
         self.losses.adopt(number);

@@ -27,7 +27,7 @@ use crate::wire::{Enforcement, RunRequest, escape, transport};
 
 /// First uid of relays: the range that systemd, too, gives to nobody for long
 /// (61184 to 65519).
-const RELAY_UIDS: u32 = 61184;
+pub(super) const RELAY_UIDS: u32 = 61184;
 
 /// What a launch needs besides the session.
 pub(super) struct Parts {
@@ -80,6 +80,7 @@ impl Supervisor {
         session.state.mark = mark;
         session.wire = Some(Rc::new(ours));
         session.policy = Some(Rc::clone(&policy));
+        session.audit_only = request.audit_only;
         session.state.relay_uid = relay_uid;
         if is_root {
             session.state.save(system_dir()).map_err(|e| {
@@ -89,6 +90,7 @@ impl Supervisor {
                 ))
             })?;
         }
+        self.open_names(number)?;
         let walls = walls::of_launch(request, &policy, walls::landlock_here());
         let names = walls::names(request, &policy, walls.as_ref());
         self.announce(number, request, identity.as_ref(), &env.removed, names)?;

@@ -14,6 +14,9 @@ pub mod launch;
 pub mod launcher;
 pub mod limits;
 pub mod links;
+pub mod named;
+mod names_file;
+mod net;
 pub mod observe;
 pub mod paths;
 pub mod prepare;
@@ -68,6 +71,8 @@ struct Supervisor {
     sessions: BTreeMap<u64, Session>,
     evidence: Evidence,
     losses: Tracker,
+    /// The process that resolves names, once a policy has some.
+    net: Option<net::Net>,
     last_number: u64,
     /// Requests and ends that are being worked on.
     busy: usize,
@@ -90,6 +95,7 @@ impl Supervisor {
             sessions: BTreeMap::new(),
             evidence: Evidence::new(boot),
             losses: Tracker::default(),
+            net: None,
             last_number: 0,
             busy: 0,
             watched: false,
@@ -246,6 +252,7 @@ impl Supervisor {
             session.acknowledge(true);
         }
         self.move_marks();
+        self.forget_all_ended();
         self.evidence.sync();
     }
 

@@ -1,5 +1,6 @@
 //! From kernel events to audit events: the process, the rule, the call.
 
+use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStringExt as _;
 
 use guard_common::event::{EVENT_PROC_SELF, Event, NetPayload, Object, Op, Reason};
@@ -8,8 +9,9 @@ use guard_common::table::FileAccess;
 use super::session::Session;
 use crate::audit::clock::Clock;
 use crate::audit::enrich::Known;
-use crate::audit::event::RuleRef;
+use crate::audit::event::{Attribution, CallInfo, RuleRef};
 use crate::audit::{AuditEvent, Ruling, from_kernel};
+use crate::policy::names::Name;
 use crate::policy::{CompiledPolicy, Decision};
 
 /// What a process runs now.
@@ -47,9 +49,11 @@ pub fn judged(session: &Session, event: &Event, exe: Option<&[u8]>, boot: &str) 
         .policy
         .as_deref()
         .filter(|_| event.header.generation == session.name.generation)
-        .and_then(|policy| rule(policy, event));
+        .and_then(|policy| rule(policy, event, name_of(session, event).as_ref()));
+    let name = name_of(session, event);
     let known = Known {
         boot,
+        name: name.as_ref().map(Name::as_str),
         clock: Clock::now().unwrap_or(Clock::with_offset(0)),
         sandbox: &session.name,
         exe,
@@ -66,7 +70,11 @@ pub fn judged(session: &Session, event: &Event, exe: Option<&[u8]>, boot: &str) 
 /// agrees and no rule did. `None` when the kernel had another reason, or when
 /// the table now says something else.
 #[must_use]
-pub fn rule(policy: &CompiledPolicy, event: &Event) -> Option<Option<RuleRef>> {
+pub fn rule(
+    policy: &CompiledPolicy,
+    event: &Event,
+    name: Option<&Name>,
+) -> Option<Option<RuleRef>> {
     if !matches!(event.reason, Reason::Rule | Reason::ApprovalUnavailable) {
         return None;
     }
@@ -90,6 +98,8 @@ pub fn rule(policy: &CompiledPolicy, event: &Event) -> Option<Option<RuleRef>> {
             let named = all.iter().position(Option::is_some).unwrap_or(0);
             all.into_iter().nth(named)
         }
+        // A name allows it: the address rules do not.
+        Object::Net(net) if net.name != 0 => same(policy.explain_name(name?, net.port, active)),
         Object::Net(NetPayload { addr, port, .. })
             if matches!(event.op, Op::Connect | Op::Send) =>
         {
@@ -102,6 +112,35 @@ pub fn rule(policy: &CompiledPolicy, event: &Event) -> Option<Option<RuleRef>> {
             same(policy.explain_abstract(name, active))
         }
         Object::Net(_) | Object::Abstract(_) | Object::Target(_) => None,
+    }
+}
+
+/// The name that an address was allowed for.
+fn name_of(session: &Session, event: &Event) -> Option<Name> {
+    match &event.object {
+        Object::Net(net) => session.named.name(net.name).cloned(),
+        _ => None,
+    }
+}
+
+/// The label of what is looked at after it happened, now. A thread of the
+/// server can have ended one request and begun the next in between, so that
+/// the only one in flight now is no proof: it is never `sole`.
+#[must_use]
+pub fn afterwards(session: &Session) -> Attribution {
+    label(session, session.calls_in_flight())
+}
+
+/// [`afterwards`], with the calls that were in flight then.
+#[must_use]
+pub fn label(session: &Session, candidates: &BTreeSet<u64>) -> Attribution {
+    let known = |number: &u64| {
+        let known = session.calls.get(number).cloned();
+        known.unwrap_or_else(|| CallInfo::unknown(*number))
+    };
+    match candidates.is_empty() {
+        true => Attribution::None,
+        false => Attribution::Ambiguous(candidates.iter().map(known).collect()),
     }
 }
 
@@ -184,20 +223,20 @@ mod tests {
     fn the_rule_is_named_only_when_the_table_agrees() {
         let policy = policy();
         let path = |p: &str| Object::Path(p.as_bytes().to_vec());
-        let named = |event: &Event| rule(&policy, event).flatten().map(|r| r.id);
+        let named = |event: &Event| rule(&policy, event, None).flatten().map(|r| r.id);
         let denied = event(Op::Open, Verdict::Deny, path("/srv/.env"));
         assert_eq!(named(&denied).as_deref(), Some("files.deny[0]"));
         let allowed = event(Op::Open, Verdict::Allow, path("/srv/a"));
         assert_eq!(named(&allowed).as_deref(), Some("files.read[0]"));
         // No rule allows it, so none denied it either, and that is known.
         let shadow = event(Op::Open, Verdict::Deny, path("/etc/shadow"));
-        assert_eq!(rule(&policy, &shadow), Some(None));
+        assert_eq!(rule(&policy, &shadow, None), Some(None));
         // The table says otherwise: nothing is claimed.
         for contrary in [
             event(Op::Open, Verdict::Allow, path("/srv/.env")),
             event(Op::Open, Verdict::Deny, path("/srv/a")),
         ] {
-            assert_eq!(rule(&policy, &contrary), None);
+            assert_eq!(rule(&policy, &contrary, None), None);
         }
         // A unix socket: allowed by its own list, denied as any path.
         let socket = |at: &str| {
@@ -210,7 +249,7 @@ mod tests {
             named(&socket("/srv/.env")).as_deref(),
             Some("files.deny[0]")
         );
-        assert_eq!(rule(&policy, &socket("/srv/a")), Some(None));
+        assert_eq!(rule(&policy, &socket("/srv/a"), None), Some(None));
         let raced = Event {
             reason: Reason::Raced,
             ..denied
@@ -230,10 +269,19 @@ mod tests {
             ..NetPayload::default()
         };
         let connect = event(Op::Connect, Verdict::Allow, Object::Net(net));
-        let named = rule(&policy, &connect).flatten().map(|r| r.id);
+        let named = rule(&policy, &connect, None).flatten().map(|r| r.id);
         assert_eq!(named.as_deref(), Some("network.allow[0]"));
         let socket = event(Op::Socket, Verdict::Allow, Object::Net(net));
-        assert_eq!(rule(&policy, &socket), None);
+        assert_eq!(rule(&policy, &socket, None), None);
+    }
+
+    #[test]
+    fn what_is_in_flight_afterwards_is_no_proof() {
+        let session = crate::supervisor::session::tests::session();
+        let one = [7].into();
+        let unknown = vec![CallInfo::unknown(7)];
+        assert_eq!(label(&session, &one), Attribution::Ambiguous(unknown));
+        assert_eq!(label(&session, &BTreeSet::new()), Attribution::None);
     }
 
     #[test]

@@ -16,9 +16,7 @@ use super::session::Session;
 use super::{Shared, Supervisor, observe};
 use crate::audit::AuditEvent;
 use crate::audit::enrich::alert;
-use crate::audit::event::{
-    Attribution, Body, CallInfo, Escape, EscapeOp, Mode, Process, Verdict, readable,
-};
+use crate::audit::event::{Body, Escape, EscapeOp, Mode, Process, Verdict, readable};
 use crate::audit::words::Reason;
 use crate::sys::fds::watch;
 use crate::sys::seccomp::{Call, Waiting, receive, refuse, still_waits, waiting};
@@ -282,11 +280,7 @@ fn event(
     });
     let now = jiff::Timestamp::now();
     let mut event = AuditEvent::new(now, boot, Some(session.name.clone()), body);
-    let known = |number: &u64| {
-        let known = session.calls.get(number).cloned();
-        known.unwrap_or_else(|| CallInfo::unknown(*number))
-    };
-    event.call = Some(label(candidates.iter().map(known).collect()));
+    event.call = Some(observe::label(session, candidates));
     let exe = actor.exe.as_deref().map(readable);
     event.process = Some(Process {
         pid: actor.pid,
@@ -301,27 +295,9 @@ fn event(
     event.because(Reason::SecondWall)
 }
 
-/// The label of a call that is looked at after it was made. A thread of the
-/// server can have ended one request and begun the next in between, so that
-/// the only one in flight now is no proof: it is never `sole`.
-fn label(calls: Vec<CallInfo>) -> Attribution {
-    if calls.is_empty() {
-        Attribution::None
-    } else {
-        Attribution::Ambiguous(calls)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_in_flight_afterwards_is_no_proof() {
-        let one = vec![CallInfo::unknown(7)];
-        assert_eq!(label(one.clone()), Attribution::Ambiguous(one));
-        assert_eq!(label(vec![]), Attribution::None);
-    }
 
     #[test]
     fn a_flood_gets_few_events() {

@@ -13,6 +13,7 @@ use nix::sys::socket::{MsgFlags, recv, send};
 use super::cgroup::SandboxCgroup;
 use super::held::Held;
 use super::links::Links;
+use super::named::Named;
 use super::recall::Recalled;
 use super::state::SandboxState;
 use crate::audit::enrich::{alert, call_info};
@@ -49,6 +50,12 @@ pub struct Session {
     pub table: Option<Published>,
     /// Files that its rules deny.
     pub links: Links,
+    /// `--audit-only`: nothing is denied.
+    pub audit_only: bool,
+    /// Addresses that names led it to.
+    pub named: Named,
+    /// Its policy allows names: it has sockets in the process that resolves them.
+    pub asks: bool,
     /// Socket to the relay; `None` until an adopted relay is back.
     pub wire: Option<Rc<OwnedFd>>,
     /// The relay, if it is this supervisor's child.
@@ -114,6 +121,9 @@ impl Session {
             cgroup: None,
             table: None,
             links: Links::default(),
+            audit_only: false,
+            named: Named::default(),
+            asks: false,
             wire: None,
             relay: None,
             calls: BTreeMap::new(),

@@ -17,7 +17,7 @@ use super::session::{Heard, Session};
 use super::spec::{Identity, LaunchSpec};
 use super::state::{SandboxState, system_dir};
 use super::stop::stop;
-use super::{Shared, Supervisor, paths, random, second_wall, serve};
+use super::{Shared, Supervisor, net, paths, random, second_wall, serve};
 use crate::relay::config::RelayConfig;
 use crate::sys::fds::watch_shared;
 use crate::wire::{Enforcement, RunReply, RunRequest, escape};
@@ -70,6 +70,7 @@ async fn start(
             if shared.borrow().kernel.is_some() {
                 serve::watch_kernel(shared);
             }
+            net::attend(shared);
             let client = [stdin, stdout, stderr, control];
             launch_with(shared, number, request, parts, client).await
         }

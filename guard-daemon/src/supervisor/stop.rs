@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 
 use super::prepare::Rights;
 use super::state::{forget, system_dir};
-use super::{Shared, Supervisor};
+use super::{Shared, Supervisor, names_file};
 use crate::audit::AuditEvent;
 use crate::audit::enrich::alert;
 use crate::audit::event::{Body, Sandbox};
@@ -125,6 +125,7 @@ impl Supervisor {
 
     /// The trail's last lines, and everything given back.
     fn forget_session(&mut self, number: u64) {
+        self.close_names(number);
         self.hear(number);
         self.drain_kernel();
         self.report_last(number);
@@ -155,6 +156,7 @@ impl Supervisor {
         }
         if self.rights == Rights::Root {
             forget(system_dir(), &session.state.id);
+            names_file::forget(&session.state.id);
         }
         let used: Vec<_> = self
             .sessions

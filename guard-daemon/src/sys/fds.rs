@@ -4,6 +4,8 @@ use std::io::{self, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
+use tokio::io::Interest;
+
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
 /// What one `recvmsg` gave.
@@ -150,9 +152,20 @@ pub fn watch_shared(fd: Rc<OwnedFd>) -> io::Result<tokio::io::unix::AsyncFd<Rc<O
     register(fd)
 }
 
+/// As [`watch`], for a descriptor that may also have no room to write.
+///
+/// # Errors
+/// As epoll_ctl(2).
+pub fn watch_both(fd: OwnedFd) -> io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
+    register_for(fd, Interest::READABLE | Interest::WRITABLE)
+}
+
 fn register<T: AsRawFd>(fd: T) -> io::Result<tokio::io::unix::AsyncFd<T>> {
-    let readable = tokio::io::Interest::READABLE;
+    register_for(fd, Interest::READABLE)
+}
+
+fn register_for<T: AsRawFd>(fd: T, interest: Interest) -> io::Result<tokio::io::unix::AsyncFd<T>> {
     // SAFETY: an OwnedFd, shared or not, always gives the same number and stays open until it is dropped.
-    let watched = unsafe { tokio::io::unix::AsyncFd::register_with_interest(fd, readable) };
+    let watched = unsafe { tokio::io::unix::AsyncFd::register_with_interest(fd, interest) };
     watched.map_err(io::Error::from)
 }

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::super::words::{Digest, Word};
 use super::is_false;
-use crate::wire::{Enforcement, Outcome};
+use crate::net::wire::Outcome;
+use crate::wire::{Enforcement, Outcome as CallOutcome};
 
 /// What an event is about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +19,8 @@ pub enum Body {
     Exec(FileAccess),
     /// A socket was made or used.
     Network(Network),
+    /// A name was asked for.
+    Dns(Dns),
     /// An attempt to reach out of the sandbox.
     Escape(Escape),
     /// A policy was put in force.
@@ -72,7 +75,7 @@ pub enum Call {
         /// Digest of the arguments, whole.
         args_hash: Option<Digest>,
         /// What became of it.
-        outcome: Outcome,
+        outcome: CallOutcome,
         /// Bytes of the response line, without its end.
         result_bytes: u64,
         /// Digest of the response line.
@@ -130,8 +133,43 @@ pub struct Network {
     pub socket_type: Option<Word>,
     /// `IPPROTO_*` or the family's own; `None` where a unix socket is named.
     pub protocol: Option<u16>,
-    /// Sequence number in this sandbox and ring.
-    pub kseq: u64,
+    /// The name through which the address is allowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Other names led to the same address: which of them was meant is not known.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub shared: bool,
+    /// The server name that the program's ClientHello asked for, escaped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sni: Option<String>,
+    /// Sequence number in this sandbox and ring; `None` when the kernel programs
+    /// did not see it.
+    pub kseq: Option<u64>,
+}
+
+/// Body of `dns`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
+pub enum Dns {
+    /// A question to guard's resolver, and what became of it.
+    Query {
+        /// The name as it was asked for, escaped ([`crate::wire::escape`]).
+        name: String,
+        /// Record type: `A`, `AAAA`, …, or `TYPE65280` (RFC 3597, 5).
+        record: String,
+        /// Whether it came over TCP.
+        tcp: bool,
+        /// What became of it.
+        outcome: Outcome,
+        /// The names that it led over, without the first.
+        chain: Vec<String>,
+        /// Addresses that were answered and are open now.
+        addresses: Vec<std::net::IpAddr>,
+        /// Seconds for which the answer holds.
+        ttl: Option<u32>,
+        /// Nobody was asked: it was known already.
+        cached: bool,
+    },
 }
 
 /// Body of `escape`.
@@ -238,6 +276,8 @@ pub enum Op {
     UnixConnect,
     /// A datagram was sent to a unix socket.
     UnixSend,
+    /// A connection went, or did not go, through guard's look at its server name.
+    Tls,
 }
 
 /// What was asked of a file.

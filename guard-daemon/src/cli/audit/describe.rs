@@ -5,10 +5,11 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 
 use crate::audit::event::{
-    Access, Alert, Attribution, AuditEvent, Body, Call, CallInfo, Escape, EscapeOp, FileAccess,
-    Loss, Mode, Network, Op, Policy, Protocol, Ring, Sandbox, Side, Verdict,
+    Access, Alert, Attribution, AuditEvent, Body, Call, CallInfo, Dns, Escape, EscapeOp,
+    FileAccess, Loss, Mode, Network, Op, Policy, Protocol, Ring, Sandbox, Side, Verdict,
 };
 use crate::audit::words::Reason;
+use crate::net::wire::Outcome as Outcomes;
 use crate::wire::{Enforcement, Outcome};
 
 /// How a row looks.
@@ -119,6 +120,7 @@ fn what(body: &Body) -> String {
             _ => format!("execute {}", path(f)),
         },
         Body::Network(n) => network(n),
+        Body::Dns(dns) => question(dns),
         Body::Escape(e) => escape(e),
         Body::Call(Call::Start {
             arguments,
@@ -272,17 +274,54 @@ fn network(net: &Network) -> String {
         Op::Send | Op::UnixSend => "send to",
         Op::Bind => "bind to",
         Op::Listen => "listen on",
+        Op::Tls => "TLS to",
         _ => "connect to",
     };
     let whom = match (&net.path, net.address) {
         (Some(path), _) if net.path_partial => format!("{path} (the part that is known)"),
         (Some(path), _) => path.clone(),
         (None, Some(address)) => {
-            std::net::SocketAddr::new(address, net.port.unwrap_or(0)).to_string()
+            let port = net.port.unwrap_or(0);
+            let address = std::net::SocketAddr::new(address, port);
+            // Which of several names was meant is not known.
+            let or = if net.shared {
+                " or another name there"
+            } else {
+                ""
+            };
+            match (&net.name, &net.sni) {
+                (_, Some(sni)) => format!("{sni}:{port}, at {address},"),
+                (Some(name), None) => format!("{name}:{port}{or}, at {address},"),
+                (None, None) => address.to_string(),
+            }
         }
         (None, None) => format!("a socket ({})", net.family),
     };
     format!("{verb} {whom} {kind}").trim_end().to_owned()
+}
+
+fn question(dns: &Dns) -> String {
+    let Dns::Query {
+        name,
+        record,
+        outcome,
+        chain,
+        addresses,
+        ..
+    } = dns;
+    let over = match chain.last() {
+        Some(last) => format!(" over {last}"),
+        None => String::new(),
+    };
+    let became = match (outcome, &addresses[..]) {
+        (Outcomes::Answered, [first]) => format!(": {first}"),
+        (Outcomes::Answered, [first, rest @ ..]) => format!(": {first} and {} more", rest.len()),
+        (Outcomes::Nothing, _) => ": nothing there".to_owned(),
+        (Outcomes::NoUpstream, _) => ": nobody answered".to_owned(),
+        (Outcomes::Malformed, _) => return format!("a question that is none: {name}"),
+        _ => String::new(),
+    };
+    format!("ask for {name} {record}{over}{became}")
 }
 
 fn escape(escape: &Escape) -> String {
