@@ -28,6 +28,12 @@ pub(crate) struct Args {
     /// Only this suite of the VM tests, and no native tests.
     #[arg(long)]
     suite: Option<String>,
+    /// Of the suites `bypass` and `network` only what has this in its name.
+    #[arg(long, requires = "suite")]
+    only: Option<String>,
+    /// Of the suite `network` only what runs without guard.
+    #[arg(long, requires = "suite")]
+    controls: bool,
     /// Make docs/bypass.md from what the suite `bypass` finds.
     #[arg(long)]
     write_docs: bool,
@@ -37,7 +43,7 @@ pub(crate) struct Args {
     /// Where the suite `syscalls` begins; without it at another place each time, which it prints.
     #[arg(long)]
     seed: Option<u64>,
-    /// Virtual machines at once; by default one for each processor. Each kernel has two.
+    /// Virtual machines at once; by default one for each processor. Each kernel has three.
     #[arg(long)]
     jobs: Option<usize>,
 }
@@ -121,9 +127,10 @@ impl Machine<'_> {
     }
 }
 
-/// All tests of a kernel in two machines of about the same length: two processors then have
-/// something to do until the end. The halves are known to `vm-tests`.
-const HALVES: [&str; 2] = ["second-half", "first-half"];
+/// All tests of a kernel in machines of about the same length: two processors then have
+/// something to do until the end. The halves are known to `vm-tests`; the network has a guest of
+/// its own.
+const PARTS: [&str; 3] = ["second-half", "first-half", "network"];
 
 /// Each machine for itself, some of them at once.
 fn on_kernels(series: &[String], args: &Args) -> Vec<(String, Duration, Count)> {
@@ -136,7 +143,7 @@ fn on_kernels(series: &[String], args: &Args) -> Vec<(String, Duration, Count)> 
     };
     let suites = match &args.suite {
         Some(suite) => vec![suite.as_str()],
-        None => HALVES.to_vec(),
+        None => PARTS.to_vec(),
     };
     let machines: Vec<Machine<'_>> = series
         .iter()
@@ -210,24 +217,36 @@ fn fresh_seed() -> u64 {
 fn in_machine(machine: Machine<'_>, args: &Args, binaries: &Binaries) -> Result<Count> {
     let Machine { series, suite } = machine;
     let seed = args.seed.unwrap_or_else(fresh_seed);
-    let mut boot = Boot::new(
-        kernels::fetch(series)?,
-        &[With::Node, With::Python],
-        binaries,
-    )?;
+    let network = suite == "network";
+    let mut with = vec![With::Node, With::Python];
+    with.extend(network.then_some(With::Network));
+    let kernel = kernels::fetch(series)?;
+    let modules = kernel.network.clone();
+    let mut boot = Boot::new(kernel, &with, binaries)?;
     boot.command = vec!["vm-tests".to_owned(), suite.to_owned()];
+    boot.command.extend(args.only.clone());
+    if network {
+        for file in modules {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            let place = format!("/lib/modules/network/{name}");
+            boot.add.push((file, place));
+        }
+        boot.command
+            .extend(args.controls.then(|| "controls".to_owned()));
+    }
     if matches!(suite, "first-half" | "race" | "syscalls") {
         boot.command
             .extend([args.seconds.to_string(), seed.to_string()]);
     }
     boot.add
         .push((project().join("policies"), "/opt/guard/policies".into()));
-    let results = project()
-        .join("target/bypass")
-        .join(format!("{series}.json"));
-    if suite == "bypass" {
+    if matches!(suite, "bypass" | "network") {
+        let results = project()
+            .join("target")
+            .join(suite)
+            .join(format!("{series}.json"));
         boot.out.push((
-            "/root/bypass/results.json".into(),
+            format!("/root/{suite}/results.json"),
             results.display().to_string(),
         ));
     }

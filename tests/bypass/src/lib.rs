@@ -24,6 +24,7 @@ mod namespaces;
 mod network;
 pub mod outside;
 pub mod place;
+pub mod probe;
 mod processes;
 pub mod race;
 mod random;

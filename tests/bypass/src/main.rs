@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use bypass::attack::Failure;
 use bypass::place::Place;
-use bypass::{docs, fuzz, outside, race, serve, technique, techniques};
+use bypass::{docs, fuzz, outside, probe, race, serve, technique, techniques};
 
-const USAGE: &str = "usage: bypass list | docs [RESULTS] | run NAME DIR | serve DIR NAME… | outside DIR NAME… | race-read DIR SECONDS | race-write DIR SECONDS | fuzz DIR SEED COUNT SECONDS | is-root | reached";
+const USAGE: &str = "usage: bypass list | docs [RESULTS] | run NAME DIR | serve DIR NAME… | outside DIR NAME… | race-read DIR SECONDS | race-write DIR SECONDS | fuzz DIR SEED COUNT SECONDS | probe STEP … | is-root | reached";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -49,6 +49,7 @@ fn main() -> ExitCode {
             };
             told(fuzz::rounds(Path::new(base), seed, count, time(seconds)))
         }
+        ["probe", ref words @ ..] => probe::run(words),
         // Executed by techniques that want to become root, or to run a copy of this.
         // SAFETY: takes nothing.
         ["is-root"] => ExitCode::from(u8::from(unsafe { libc::geteuid() } != 0)),

@@ -27,6 +27,8 @@ mod names;
 #[allow(unreachable_pub)]
 mod network;
 #[allow(unreachable_pub)]
+mod network_suite;
+#[allow(unreachable_pub)]
 mod remembered;
 #[allow(unreachable_pub)]
 mod sandbox;
@@ -93,7 +95,7 @@ impl Wanted {
         let whole = match self.what.as_str() {
             "kernel" | "first-half" => Some(kernel),
             "second-half" => Some(!kernel),
-            "bypass" | "left-out" | "race" | "syscalls" => Some(false),
+            "bypass" | "left-out" | "network" | "race" | "syscalls" => Some(false),
             _ => None,
         };
         let wanted = |name: &str| whole.unwrap_or_else(|| name.contains(&self.what));
@@ -113,7 +115,7 @@ fn main() -> ExitCode {
         arguments: arguments.collect(),
     };
     if wanted.what == "bench-kernel" {
-        bench::run();
+        bench::run(wanted.argument(0));
         return ExitCode::SUCCESS;
     }
     if wanted.what == "bench-walls" {
@@ -160,7 +162,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// `bypass [TECHNIQUE]`, `left-out [HOOK]`, and `race SECONDS [SEED]`,
+/// `bypass [TECHNIQUE]`, `network [ROW]`, `left-out [HOOK]`, and `race SECONDS [SEED]`,
 /// `syscalls SECONDS [SEED]`, whose arguments the first half takes too.
 fn stress(wanted: &Wanted, tell: &mut impl FnMut(&str, bool)) {
     if wanted.suite("bypass") {
@@ -169,6 +171,10 @@ fn stress(wanted: &Wanted, tell: &mut impl FnMut(&str, bool)) {
             _ => "",
         };
         bypass_suite::run(technique, tell);
+    }
+    // It has a guest of its own: by name only.
+    if wanted.what == "network" {
+        network_suite::run(&wanted.arguments, tell);
     }
     // It starts guard for each hook: by name only.
     if wanted.what == "left-out" {

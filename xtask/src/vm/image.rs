@@ -4,6 +4,7 @@
 //! the guest needs is made here. The image is read-only to the host: each boot discards its writes.
 
 mod complete;
+mod network;
 mod servers;
 
 use crate::apt::{Apt, Installed};
@@ -47,6 +48,8 @@ pub(crate) enum With {
     Node,
     /// Python, git and the MCP servers from PyPI.
     Python,
+    /// Name and web servers, and clients of them. Needs the others.
+    Network,
 }
 
 impl With {
@@ -54,6 +57,7 @@ impl With {
         match self {
             Self::Node => "node",
             Self::Python => "python",
+            Self::Network => "network",
         }
     }
 
@@ -61,6 +65,7 @@ impl With {
         match self {
             Self::Node => &["nodejs", "npm"],
             Self::Python => &["python3", "python3-pip", "git"],
+            Self::Network => network::PACKAGES,
         }
     }
 }
@@ -73,15 +78,24 @@ pub(crate) fn fetch(with: &[With]) -> Result<PathBuf> {
     let mut packages = BASE.to_vec();
     packages.extend(with.iter().flat_map(|with| with.packages()));
     let names: Vec<&str> = with.iter().map(|with| with.name()).collect();
-    let key = cache::key(&[
-        &packages.join(" "),
+    let packages_named = packages.join(" ");
+    let mut of = vec![
+        packages_named.as_str(),
         include_str!("image.rs"),
         include_str!("image/complete.rs"),
         include_str!("image/servers.rs"),
         servers::PACKAGES,
         servers::LOCK,
         servers::REQUIREMENTS,
-    ]);
+    ];
+    if with.contains(&With::Network) {
+        of.extend([
+            include_str!("image/network.rs"),
+            network::REQUIREMENTS,
+            network::CONNECT,
+        ]);
+    }
+    let key = cache::key(&of);
     let name = if names.is_empty() {
         format!("guest-{key}")
     } else {
@@ -108,6 +122,7 @@ fn build(packages: &[&str], with: &[With], partial: &Path) -> Result<()> {
         match with {
             With::Node => servers::from_npm(&root)?,
             With::Python => servers::from_pypi(&root)?,
+            With::Network => network::add(&root, partial)?,
         }
     }
     pack(&root, &partial.join("root.img"))?;

@@ -24,6 +24,10 @@ const MODULES: &[&str] = &[
     "virtio_console",
 ];
 
+/// What the suite `network` loads in the guest: the pair of devices between two network
+/// namespaces, and the families of sockets that its controls need.
+const NETWORK: &[&str] = &["veth", "af_alg", "vsock", "inet_diag", "tcp_diag"];
+
 /// A kernel that can be booted.
 pub(crate) struct Kernel {
     /// For messages, as `6.12.95+deb12-cloud-amd64`.
@@ -31,6 +35,8 @@ pub(crate) struct Kernel {
     pub(crate) image: PathBuf,
     /// Uncompressed modules in loading order.
     pub(crate) modules: Vec<PathBuf>,
+    /// The same, of those that only the suite `network` loads.
+    pub(crate) network: Vec<PathBuf>,
 }
 
 /// Where a series comes from.
@@ -72,7 +78,8 @@ fn source(series: &str) -> Result<Source> {
 /// The newest kernel of `series` (`6.1`, `6.12`, `7.x`), fetched when it is not in the cache.
 pub(crate) fn fetch(series: &str) -> Result<Kernel> {
     let source = source(series)?;
-    let directory = cache::entry(&format!("kernel-{series}"), |partial| {
+    let key = cache::key(&[&kept().join(" ")]);
+    let directory = cache::entry(&format!("kernel-{series}-{key}"), |partial| {
         fetch_into(series, &source, partial).with_context(|| {
             format!(
                 "kernel {series} could not be fetched; --kernel-image FILE boots one of your own"
@@ -106,11 +113,16 @@ fn fetch_into(series: &str, source: &Source, partial: &Path) -> Result<()> {
     .with_context(|| format!("{newest} holds no vmlinuz"))?;
     fs::rename(&image, partial.join("vmlinuz")).context("could not move the kernel image")?;
     fs::create_dir(partial.join("modules")).context("could not create the module directory")?;
-    for name in MODULES {
+    for name in kept() {
         keep_module(&unpacked, name, &partial.join("modules"))?;
     }
     fs::write(partial.join("release"), &release).context("could not write the release")?;
     cache::remove(&unpacked)
+}
+
+/// Modules that are kept of a kernel.
+fn kept() -> Vec<&'static str> {
+    [MODULES, NETWORK].concat()
 }
 
 /// Every suite that any series needs, so that one set of package lists serves all.
@@ -140,6 +152,7 @@ pub(crate) fn given(image: &Path) -> Result<Kernel> {
         release: name.clone(),
         image: image.clone(),
         modules: Vec::new(),
+        network: Vec::new(),
     };
     let Some(release) = name.strip_prefix("vmlinuz-") else {
         eprintln!("xtask: {name} is not named vmlinuz-RELEASE: virtio's drivers must be built in");
@@ -158,12 +171,14 @@ pub(crate) fn given(image: &Path) -> Result<Kernel> {
         eprintln!("xtask: no modules of {release} found: virtio's drivers must be built in");
         return Ok(kernel);
     };
-    let kept = cache::entry(&format!("modules-{release}"), |partial| {
-        MODULES
+    let key = cache::key(&[&kept().join(" ")]);
+    let modules = cache::entry(&format!("modules-{release}-{key}"), |partial| {
+        kept()
             .iter()
             .try_for_each(|name| keep_module(tree, name, partial))
     })?;
-    kernel.modules = module_files(&kept);
+    kernel.modules = module_files(&modules, MODULES);
+    kernel.network = module_files(&modules, NETWORK);
     Ok(kernel)
 }
 
@@ -173,12 +188,13 @@ fn open(directory: &Path) -> Result<Kernel> {
         release: fs::read_to_string(&release)
             .with_context(|| format!("could not read {}", release.display()))?,
         image: directory.join("vmlinuz"),
-        modules: module_files(&directory.join("modules")),
+        modules: module_files(&directory.join("modules"), MODULES),
+        network: module_files(&directory.join("modules"), NETWORK),
     })
 }
 
-fn module_files(directory: &Path) -> Vec<PathBuf> {
-    MODULES
+fn module_files(directory: &Path, names: &[&str]) -> Vec<PathBuf> {
+    names
         .iter()
         .map(|name| directory.join(format!("{name}.ko")))
         .filter(|file| file.exists())

@@ -50,13 +50,24 @@ pub(super) fn from_npm(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Fetches the servers from PyPI to where the guest's Python looks for packages.
+/// Fetches the server from PyPI that has a policy of its own, and its client.
 pub(super) fn from_pypi(root: &Path) -> Result<()> {
+    from_index(root, REQUIREMENTS, "mcp-server-git", "mcp_server_git")
+}
+
+/// Fetches a server from PyPI to where the guest's Python looks for packages, and makes its
+/// program of the module that has its `main`.
+pub(super) fn from_index(
+    root: &Path,
+    requirements: &str,
+    program: &str,
+    module: &str,
+) -> Result<()> {
     let link = root.join("usr/bin/python3");
     let version =
         fs::read_link(&link).with_context(|| format!("could not read {}", link.display()))?;
     let packages = format!("/usr/local/lib/{}/dist-packages", version.display());
-    fs::write(root.join("tmp/requirements"), REQUIREMENTS)
+    fs::write(root.join("tmp/requirements"), requirements)
         .context("could not write the requirements")?;
     // Compiling here is much faster than on an emulated processor, in every boot again. Debian's
     // libraries hold a few files of old syntax, which is why its result does not count.
@@ -68,14 +79,11 @@ pub(super) fn from_pypi(root: &Path) -> Result<()> {
         python3 -m compileall -qq /usr/lib/{version} /usr/lib/python3 || true",
         version = version.display()
     );
-    fetch(root, &script).context("could not fetch the MCP server from PyPI")?;
-    let program = root.join("usr/local/bin/mcp-server-git");
-    fs::write(
-        &program,
-        "#!/usr/bin/python3\nfrom mcp_server_git import main\n\nmain()\n",
-    )
-    .context("could not write mcp-server-git")?;
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))
+    fetch(root, &script).with_context(|| format!("could not fetch {program} from PyPI"))?;
+    let place = root.join("usr/local/bin").join(program);
+    let text = format!("#!/usr/bin/python3\nfrom {module} import main\n\nmain()\n");
+    fs::write(&place, text).with_context(|| format!("could not write {program}"))?;
+    fs::set_permissions(&place, fs::Permissions::from_mode(0o755))
         .context("could not mark it executable")
 }
 
