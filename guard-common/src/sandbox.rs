@@ -181,7 +181,7 @@ pub const DIRECTORY_WORDS: usize = 23;
 /// The directories of one sandbox.
 pub type Directories = [u64; DIRECTORY_ENTRIES * size_of::<Directory>() / 8];
 
-/// A connect that was just allowed (memory `CONNECTS`): the socket, the task, the
+/// A connect that was just allowed (memory `CONNECTS`): the socket, the
 /// destination and when. Only the kernel programs read and write it.
 pub type Connect = [u64; 8];
 

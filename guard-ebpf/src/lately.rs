@@ -1,19 +1,19 @@
 //! Connects that lsm/socket_connect has just allowed: connect4 and connect6 are
-//! asked about the same one right after, by the same task, and need not judge it
-//! again.
+//! asked about the same one right after, and need not judge it again.
 //!
-//! An entry holds the socket, the task and the destination, whole, and is used
-//! up by the program that finds it. One that is older than a tick of the kernel's
-//! clock is not used: a verdict is never older than that of a task which was
-//! interrupted between the two programs. So what has changed since, a policy or
-//! the rule sets in force, changes as little as it would for such a task. A socket's address in memory
-//! may be another one's by then; its verdict is the same.
+//! An entry holds the socket and the destination, whole, and is used up by the
+//! program that finds it. One that is older than a tick of the kernel's clock is
+//! not used, so that what has changed since (the policy, the rule sets in force,
+//! a name that expired) comes as late as for a task that was interrupted between
+//! the two programs, and not later. Where the socket was freed and another lies
+//! there, or another task has it, the verdict is the same: whoever got it could
+//! have connected the socket itself.
 
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::bpf_jiffies64;
 use guard_common::sandbox::{CONNECTS as KEPT, Connect};
 
-use crate::kernel::{Object, current, distance};
+use crate::kernel::{Object, distance};
 use crate::maps::CONNECTS;
 use crate::memory::{SPREAD, take};
 
@@ -22,13 +22,12 @@ const UNUSED_BITS: u32 = 64 - KEPT.trailing_zeros();
 
 /// Words of an entry.
 const SOCKET: usize = 0;
-const TASK: usize = 1;
-const ADDR_HI: usize = 2;
-const ADDR_LO: usize = 3;
-const PORT: usize = 4;
-const TICK: usize = 5;
+const ADDR_HI: usize = 1;
+const ADDR_LO: usize = 2;
+const PORT: usize = 3;
+const TICK: usize = 4;
 
-/// Where an object lies, as a number that is never 0 or [`BUSY`] for one that is there.
+/// Where an object lies, as a number that is none that marks an entry.
 #[inline(always)]
 fn number(object: Object) -> u64 {
     distance(object, CONNECTS.start().cast_const().cast())
@@ -62,7 +61,6 @@ pub fn allow(sk: Object, addr: (u64, u64), port: u16) {
         if !take(entry, entry.add(SOCKET).read_volatile()) {
             return;
         }
-        entry.add(TASK).write_volatile(number(current()));
         entry.add(ADDR_HI).write_volatile(addr.0);
         entry.add(ADDR_LO).write_volatile(addr.1);
         entry.add(PORT).write_volatile(port as u64);
@@ -71,7 +69,7 @@ pub fn allow(sk: Object, addr: (u64, u64), port: u16) {
     }
 }
 
-/// Whether the running task's connect was allowed just now.
+/// Whether a socket's connect was allowed just now.
 #[inline(always)]
 pub fn is_allowed(ctx: *mut bpf_sock_addr, addr: (u64, u64), port: u16) -> bool {
     // SAFETY: the context outlives the program, and has a socket.
@@ -86,8 +84,7 @@ pub fn is_allowed(ctx: *mut bpf_sock_addr, addr: (u64, u64), port: u16) -> bool 
         if entry.add(SOCKET).read_volatile() != socket || !take(entry, socket) {
             return false;
         }
-        let differs = entry.add(TASK).read_volatile() ^ number(current())
-            | entry.add(ADDR_HI).read_volatile() ^ addr.0
+        let differs = entry.add(ADDR_HI).read_volatile() ^ addr.0
             | entry.add(ADDR_LO).read_volatile() ^ addr.1
             | entry.add(PORT).read_volatile() ^ port as u64;
         let age = bpf_jiffies64().wrapping_sub(entry.add(TICK).read_volatile());

@@ -109,7 +109,7 @@ impl Destination {
             name: none as u32,
             shared: none as u32,
             some: none as u32,
-            all: !(none as u32),
+            all: none as u32,
             spliced: none as u32,
             granted: none,
         }
@@ -340,6 +340,10 @@ fn by_names(subject: &Subject, destination: &mut Destination, says: u64) -> u64 
     let now = unsafe { bpf_ktime_get_boot_ns() };
     let (rules, port, active) = (destination.masks, destination.port, subject.active);
     let every = logs_allows(subject);
+    // Bits that the number of some live name has, and such that all have. In
+    // memory that the verifier takes for any numbers.
+    destination.some = 0;
+    destination.all = u32::MAX;
     let mut n = 0;
     while n < MAX_GRANTS {
         // SAFETY: an element of a live map value. The map's values are replaced, not changed.
@@ -352,21 +356,26 @@ fn by_names(subject: &Subject, destination: &mut Destination, says: u64) -> u64 
             continue;
         }
         let number = grant.name & !GRANT_SNI;
-        destination.some |= number;
-        destination.all &= number;
+        if every {
+            destination.some |= number;
+            destination.all &= number;
+        }
         if !is_granted(rules, grant, port, now, active) {
             continue;
         }
         // What needs no server name goes before what does.
-        if grant.name == number {
-            if destination.name == 0 {
-                destination.name = number;
-                destination.granted = grant.masks.allow;
-            }
+        let direct = grant.name == number;
+        if direct && !every {
             // The others say only whether the address is shared, which is reported.
-            if !every {
-                break;
-            }
+            destination.name = number;
+            destination.masks.allow |= grant.masks.allow;
+            // SAFETY: a live map value; what others write there meanwhile is a time, too.
+            unsafe { core::ptr::write_volatile(&raw mut (*grants).used, now) };
+            return Verdict::Allow as u64;
+        }
+        if direct && destination.name == 0 {
+            destination.name = number;
+            destination.granted = grant.masks.allow;
         } else if destination.name | destination.spliced == 0 {
             destination.spliced = number;
             destination.granted = grant.masks.allow;
@@ -377,7 +386,7 @@ fn by_names(subject: &Subject, destination: &mut Destination, says: u64) -> u64 
     }
     destination.masks.allow |= destination.granted;
     destination.shared = (every && destination.some != destination.all) as u32;
-    // SAFETY: a live map value; what others write there meanwhile is a time, too.
+    // SAFETY: as above.
     unsafe { core::ptr::write_volatile(&raw mut (*grants).used, now) };
     if destination.name == 0 {
         destination.name = destination.spliced;
