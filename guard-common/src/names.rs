@@ -26,8 +26,8 @@ pub const RESOLVER_PORTS6: (u16, u16) = (64_000, 65_023);
 /// (`sni = "require"`): what only such grants allow goes to the splice.
 pub const GRANT_SNI: u32 = 1 << 31;
 
-/// Entries of the map `SPLICES` for each slot, a power of two.
-pub const SPLICES_OF_SLOT: u32 = 128;
+/// Connections to the splice that are known for each slot, a power of two.
+pub const SPLICES_OF_SLOT: usize = 128;
 
 /// Key of the map `NAMED_ADDRESSES`: an address that a name led to, for one sandbox.
 #[repr(C)]
@@ -104,9 +104,7 @@ pub struct Origin {
     pub reserved: u32,
 }
 
-/// Element of the map `SPLICES`, at [`splice_index`]: where a connection was to
-/// go that went to the splice. Programs write it, a later one of the same
-/// sandbox in the place of an earlier.
+/// Where a connection was to go that went to the splice.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Splice {
@@ -128,12 +126,11 @@ pub struct Splice {
 /// No socket's cookie: the element is being written.
 pub const SPLICE_BUSY: u64 = u64::MAX;
 
-/// Where in the map `SPLICES` a socket's connection stands.
-#[inline(always)]
-#[must_use]
-pub const fn splice_index(slot: u32, cookie: u64) -> u32 {
-    slot * SPLICES_OF_SLOT + (cookie as u32 & (SPLICES_OF_SLOT - 1))
-}
+/// Connections of one sandbox that went to the splice (memory `SPLICES`): how
+/// many, then the last of them, each a [`Splice`], number *n* in place *n* modulo
+/// [`SPLICES_OF_SLOT`]. Not by cookie: of sockets that connect at once, on
+/// several processors, the last digits are often the same.
+pub type Splices = [u64; 1 + SPLICES_OF_SLOT * size_of::<Splice>() / 8];
 
 const _: () = assert!(size_of::<NamedAddress>() == 24 && size_of::<Grant>() == 40);
 const _: () = assert!(size_of::<Resolver>() == 16 && size_of::<Splice>() == 40);
@@ -175,15 +172,13 @@ pub const fn is_resolvers(addr: (u64, u64), port: u16) -> bool {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Grants, NamedAddress, Origin, Resolver, Splice};
+    use super::{Grants, NamedAddress, Origin, Resolver};
     // SAFETY: repr(C), integers only, no padding (sizes asserted above), every bit pattern valid.
     unsafe impl aya::Pod for NamedAddress {}
     // SAFETY: as for NamedAddress.
     unsafe impl aya::Pod for Grants {}
     // SAFETY: as for NamedAddress.
     unsafe impl aya::Pod for Resolver {}
-    // SAFETY: as for NamedAddress.
-    unsafe impl aya::Pod for Splice {}
     // SAFETY: as for NamedAddress.
     unsafe impl aya::Pod for Origin {}
 }
@@ -267,14 +262,6 @@ mod tests {
                 assert_eq!(is_granted(rules, &grant, 443, 0, active), expected);
             }
         }
-    }
-
-    #[test]
-    fn every_slot_has_splices_of_its_own() {
-        assert_eq!(splice_index(0, 0), 0);
-        assert_eq!(splice_index(0, 0x1_0000_0000_007f), 127);
-        assert_eq!(splice_index(0, 128), 0);
-        assert_eq!(splice_index(511, u64::MAX), 512 * 128 - 1);
     }
 
     #[test]

@@ -150,7 +150,7 @@ macro_rules! field {
 /// Sequentially consistent: for a weaker order the compiler emits the
 /// instruction that returns nothing, and passes the operand off as the result.
 #[inline(always)]
-fn count(counter: *mut u64) -> u64 {
+pub fn count(counter: *mut u64) -> u64 {
     // SAFETY: a live, aligned map value that is only ever accessed atomically.
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(counter, 1) }
 }

@@ -10,9 +10,7 @@ use core::cell::UnsafeCell;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, RingBuf, SkStorage};
 use aya_ebpf::macros::btf_map;
 use guard_common::limits::{ARENA_SIZE, MAX_ABSTRACT_NAMES, MAX_SANDBOXES};
-use guard_common::names::{
-    Grants, MAX_NAMED_ADDRESSES, NamedAddress, Origin, Resolver, SPLICES_OF_SLOT, Splice,
-};
+use guard_common::names::{Grants, MAX_NAMED_ADDRESSES, NamedAddress, Origin, Resolver, Splices};
 use guard_common::sandbox::{
     AbstractName, CELLS, CONNECTS as CONNECTS_KEPT, Config, Connect, Counters, Directories,
     HardLink, MAX_HARD_LINKS, Memo, SandboxEntry, Scratch, Slot,
@@ -63,6 +61,8 @@ memory! {
     MEMO: [Memo; MAX_SANDBOXES as usize] = [[0; _]; MAX_SANDBOXES as usize], ".bss.memo";
     /// Directories whose paths were fed to the end: see [`crate::directories`].
     DIRECTORIES: [Directories; MAX_SANDBOXES as usize] = [[0; _]; MAX_SANDBOXES as usize], ".bss.directories";
+    /// Where connections were to go that went to the splice, by slot.
+    SPLICES: [Splices; MAX_SANDBOXES as usize] = [[0; _]; MAX_SANDBOXES as usize], ".bss.splices";
     /// Connects that were just allowed: see [`crate::lately`].
     CONNECTS: [Connect; CONNECTS_KEPT] = [[0; _]; CONNECTS_KEPT], ".bss.connects";
 }
@@ -106,10 +106,6 @@ pub static RESOLVERS: Array<Resolver, { MAX_SANDBOXES as usize }> = Array::new()
 /// no other sandbox's can displace it.
 #[btf_map]
 pub static ORIGINS: SkStorage<Origin> = SkStorage::new();
-
-/// Where connections were to go that went to the splice, by slot and cookie.
-#[btf_map]
-pub static SPLICES: Array<Splice, { (MAX_SANDBOXES * SPLICES_OF_SLOT) as usize }> = Array::new();
 
 /// Counters by slot.
 #[btf_map]

@@ -12,6 +12,7 @@ use aya::programs::{
 };
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use guard_common::limits::{ARENA_SIZE, MAX_SANDBOXES};
+use guard_common::names::Splices;
 use guard_common::sandbox::{CELLS, CONNECTS, Cell, Config, Connect, Directories, Memo};
 use sha2::{Digest, Sha256};
 
@@ -177,6 +178,11 @@ const MEMORY: &[(&str, &str, usize)] = &[
         ".bss.directories",
         MAX_SANDBOXES as usize * size_of::<Directories>(),
     ),
+    (
+        "SPLICES",
+        ".bss.splices",
+        MAX_SANDBOXES as usize * size_of::<Splices>(),
+    ),
     ("CONNECTS", ".bss.connects", CONNECTS * size_of::<Connect>()),
 ];
 
@@ -189,13 +195,13 @@ pub const MAPS: &[&str] = &[
     "ARENA",
     "MEMO",
     "DIRECTORIES",
+    "SPLICES",
     "CONNECTS",
     "HARD_LINKS",
     "ABSTRACT_NAMES",
     "NAMED_ADDRESSES",
     "RESOLVERS",
     "ORIGINS",
-    "SPLICES",
     "COUNTERS",
     "SCRATCH",
     "DENIALS",

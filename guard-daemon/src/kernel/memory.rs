@@ -7,6 +7,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use aya::maps::{Map, MapData};
 use guard_common::limits::MAX_SANDBOXES;
+use guard_common::names::{SPLICES_OF_SLOT, Splice};
 use guard_common::sandbox::{CELLS, CELLS_OF_GROUP, Cell, SandboxEntry, group_of};
 
 use super::error::KernelError;
@@ -67,6 +68,44 @@ impl PerSlot {
             })
         }
     }
+
+    /// A word of a slot's.
+    fn word(&self, slot: u32, at: usize) -> Option<u64> {
+        let bytes = self.memory.read(slot as usize * self.size + at * 8, 8)?;
+        bytes.try_into().ok().map(u64::from_ne_bytes)
+    }
+}
+
+/// Words of a [`Splice`].
+const SPLICE_WORDS: usize = size_of::<Splice>() / 8;
+
+/// Where a socket's connection was to go that went to the splice: the last one,
+/// if it is among those that are known.
+pub(super) fn splice(splices: &PerSlot, slot: u32, cookie: u64) -> Option<Splice> {
+    let count = splices.word(slot, 0)? as usize;
+    // The last first: a socket may have been connected before.
+    let places = (1..=SPLICES_OF_SLOT).map(|back| count.wrapping_sub(back) % SPLICES_OF_SLOT);
+    let mut found = places.filter_map(|place| {
+        let at = 1 + place * SPLICE_WORDS;
+        let word = |n: usize| splices.word(slot, at + n);
+        if word(0)? != cookie {
+            return None;
+        }
+        let (sandbox, addr_hi, addr_lo, last) = (word(1)?, word(2)?, word(3)?, word(4)?);
+        fence(Ordering::SeqCst);
+        let splice = Splice {
+            cookie,
+            sandbox,
+            addr_hi,
+            addr_lo,
+            port: last as u32,
+            name: (last >> 32) as u32,
+        };
+        // A program that writes there puts another mark first: while it is the
+        // cookie, nobody has begun to.
+        (word(0)? == cookie).then_some(splice)
+    });
+    found.next()
 }
 
 /// Where the programs find sandboxes fastest. What is not here, they find in
@@ -151,6 +190,7 @@ impl Cells {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use guard_common::names::{SPLICE_BUSY, Splices};
 
     /// Cgroups of one group.
     fn together(count: usize) -> Vec<u64> {
@@ -161,13 +201,52 @@ mod tests {
             .collect()
     }
 
-    fn cells() -> Cells {
-        let file = nix::sys::memfd::memfd_create("cells", nix::sys::memfd::MFdFlags::empty());
+    fn shared(size: usize) -> SharedMapping {
+        let file = nix::sys::memfd::memfd_create("memory", nix::sys::memfd::MFdFlags::empty());
         let file = std::fs::File::from(file.unwrap());
-        file.set_len((CELLS * SIZE) as u64).unwrap();
+        file.set_len(size as u64).unwrap();
+        SharedMapping::new(file.as_fd(), size).unwrap()
+    }
+
+    fn cells() -> Cells {
         Cells {
-            memory: SharedMapping::new(file.as_fd(), CELLS * SIZE).unwrap(),
+            memory: shared(CELLS * SIZE),
         }
+    }
+
+    /// Writes a slot's connection number `n` as the programs do.
+    fn went(splices: &PerSlot, slot: usize, n: usize, words: [u64; SPLICE_WORDS]) {
+        let start = slot * splices.size;
+        let count = (n as u64 + 1).to_ne_bytes();
+        assert!(splices.memory.write(start, &count));
+        let at = start + 8 * (1 + n % SPLICES_OF_SLOT * SPLICE_WORDS);
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        assert!(splices.memory.write(at, &bytes));
+    }
+
+    #[test]
+    fn the_last_connection_of_a_socket_is_found_until_others_have_its_place() {
+        let splices = PerSlot {
+            memory: shared(2 * size_of::<Splices>()),
+            name: "SPLICES",
+            size: size_of::<Splices>(),
+        };
+        assert_eq!(splice(&splices, 1, 7), None);
+        went(&splices, 1, 0, [7, 1, 2, 3, 9 << 32 | 443]);
+        went(&splices, 1, 1, [SPLICE_BUSY, 1, 2, 3, 4]);
+        went(&splices, 1, 2, [7, 1, 2, 4, 9 << 32 | 444]);
+        let last = splice(&splices, 1, 7).unwrap();
+        assert_eq!((last.cookie, last.sandbox), (7, 1));
+        assert_eq!((last.addr_hi, last.addr_lo), (2, 4));
+        assert_eq!((last.port, last.name), (444, 9));
+        assert_eq!(
+            (splice(&splices, 0, 7), splice(&splices, 1, 8)),
+            (None, None)
+        );
+        went(&splices, 1, SPLICES_OF_SLOT + 2, [8, 1, 2, 5, 1]);
+        assert_eq!(splice(&splices, 1, 7).unwrap().port, 443);
+        went(&splices, 1, SPLICES_OF_SLOT, [9, 1, 2, 5, 1]);
+        assert_eq!(splice(&splices, 1, 7), None);
     }
 
     #[test]

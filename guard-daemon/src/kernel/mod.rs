@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
 use guard_common::event::{DecodeError, Event, decode};
-use guard_common::names::{Grants, NamedAddress, Resolver, Splice, splice_index};
+use guard_common::names::{Grants, NamedAddress, Resolver, Splice, Splices};
 use guard_common::sandbox::{
     AbstractName, Config, Counters, Directories, HardLink, Memo, SandboxEntry,
 };
@@ -56,7 +56,7 @@ pub struct Kernel {
     abstract_names: HashMap<MapData, AbstractName, AccessMasks>,
     named: HashMap<MapData, NamedAddress, Grants>,
     resolvers: Array<MapData, Resolver>,
-    splices: Array<MapData, Splice>,
+    splices: PerSlot,
     denials: RingBuf<MapData>,
     allows: RingBuf<MapData>,
     arena: Arena,
@@ -107,7 +107,7 @@ impl Kernel {
             .map_err(KernelError::map("NAMED_ADDRESSES"))?;
         let resolvers =
             Array::try_from(take("RESOLVERS")?).map_err(KernelError::map("RESOLVERS"))?;
-        let splices = Array::try_from(take("SPLICES")?).map_err(KernelError::map("SPLICES"))?;
+        let splices = PerSlot::new(&take("SPLICES")?, "SPLICES", size_of::<Splices>())?;
         let denials = RingBuf::try_from(take("DENIALS")?).map_err(KernelError::map("DENIALS"))?;
         let allows = RingBuf::try_from(take("ALLOWS")?).map_err(KernelError::map("ALLOWS"))?;
         let Map::ArrayOfMaps(pages) = take("SLOTS")? else {
@@ -200,6 +200,7 @@ impl Kernel {
             .map_err(KernelError::map("COUNTERS"))?;
         // Of the sandbox that had the slot before.
         self.set_resolver(handle.index, Resolver::default())?;
+        self.splices.clear(handle.index)?;
         self.memo.clear(handle.index)?;
         self.directories.clear(handle.index)?;
         Ok(handle)
@@ -264,14 +265,7 @@ impl Kernel {
     /// slot; `None` when that is not known, or not any more.
     #[must_use]
     pub fn splice_origin(&self, slot: u32, cookie: u64) -> Option<Splice> {
-        let index = splice_index(slot, cookie);
-        let read = || self.splices.get(&index, 0).ok();
-        // What is copied while a program writes is not whole. A program puts
-        // another mark there first: while it is the cookie, nobody has begun to.
-        let splice = read().filter(|splice| splice.cookie == cookie)?;
-        read()
-            .is_some_and(|again| again.cookie == cookie)
-            .then_some(splice)
+        memory::splice(&self.splices, slot, cookie)
     }
 
     /// Says what names that led to an address allow there, in place of what was

@@ -10,12 +10,15 @@ use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
+use guard_common::limits::MAX_SANDBOXES;
 use guard_common::names::{
-    Origin, RESOLVER_MASK, RESOLVER_NET, RESOLVER_PORTS6, Resolver, SPLICE_BUSY, is_resolvers,
-    splice_index,
+    Origin, RESOLVER_MASK, RESOLVER_NET, RESOLVER_PORTS6, Resolver, SPLICE_BUSY, SPLICES_OF_SLOT,
+    Splice, Splices, is_resolvers,
 };
 
 use super::address::{Destination, is_mapped};
+use crate::emit::count;
+use crate::kernel::bounded;
 use crate::maps::{ORIGINS, RESOLVERS, SPLICES};
 use crate::subject::Subject;
 
@@ -83,12 +86,14 @@ pub fn splice_of(slot: u32) -> Option<Listener> {
 pub fn keep_target(ctx: *mut bpf_sock_addr, subject: &Subject, to: &Destination) -> bool {
     // SAFETY: plain helper call with the program's context.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.cast()) };
-    let Some(kept) = SPLICES.get_ptr_mut(splice_index(subject.slot, cookie)) else {
-        return false;
-    };
-    // SAFETY: a live map value, which belongs to whoever put the mark there.
-    // Stores are seen in order on x86-64.
+    let slot = bounded::<{ MAX_SANDBOXES as i32 - 1 }>(subject.slot as u64) as usize;
+    // SAFETY: live memory of so many slots and places, whose first word is only
+    // ever counted up. A place belongs to whoever put the mark there. Stores are
+    // seen in order on x86-64.
     unsafe {
+        let splices = SPLICES.start().cast::<Splices>().add(slot).cast::<u64>();
+        let place = bounded::<{ SPLICES_OF_SLOT as i32 - 1 }>(count(splices));
+        let kept = splices.add(1).cast::<Splice>().add(place as usize);
         let tag = &raw mut (*kept).cookie;
         let found = read_volatile(tag);
         if found == SPLICE_BUSY {
