@@ -128,9 +128,9 @@ impl Machine<'_> {
 }
 
 /// All tests of a kernel in machines of about the same length: two processors then have
-/// something to do until the end. The halves are known to `vm-tests`; the network has a guest of
+/// something to do until the end. The halves are known to `vm-tests`; `network` runs by its name, with a guest of
 /// its own.
-const PARTS: [&str; 3] = ["second-half", "first-half", "network"];
+const PARTS: [&str; 2] = ["second-half", "first-half"];
 
 /// Each machine for itself, some of them at once.
 fn on_kernels(series: &[String], args: &Args) -> Vec<(String, Duration, Count)> {
