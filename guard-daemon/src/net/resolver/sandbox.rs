@@ -460,3 +460,41 @@ async fn give<S: Supervisor>(
     }
     (answer, asked)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::resolver::question::tests::packet;
+
+    #[test]
+    fn answers_that_are_kept_are_bounded_in_bytes() {
+        let policy = Policy {
+            sandbox: 1,
+            rules: NameRules::default(),
+            sets: 1,
+            networks: Vec::new(),
+            audit_only: false,
+        };
+        let now = Instant::now();
+        let files = Files {
+            resolv_conf: "/nonexistent".into(),
+            hosts: "/nonexistent".into(),
+        };
+        let mut sandbox = Sandbox::new(policy, Vec::new(), files, now);
+        for n in 0..300 {
+            let packet = packet(&format!("n{}.ok.test.", n % 200), RecordType::TXT, None);
+            let question::Asked::Question(question) = question::read(&packet) else {
+                panic!("no question");
+            };
+            let records = Records {
+                size: 60_000,
+                ..Records::default()
+            };
+            let given = Given::Records(Rc::new(records), None);
+            sandbox.keep(&question, given, 60, now);
+            let held = sandbox.ready.values().map(|ready| ready.answer.size());
+            assert_eq!(sandbox.ready_bytes, held.sum::<usize>());
+            assert!(sandbox.ready_bytes <= READY_BYTES && !sandbox.ready.is_empty());
+        }
+    }
+}
