@@ -23,6 +23,8 @@ use crate::wire::transport::{self, Packet, TransportError};
 const PATIENCE: Duration = Duration::from_secs(4);
 /// Packets that wait for room in the socket.
 const MAX_QUEUED: usize = 4096;
+/// Of these, how many may be evidence: who floods leaves room for requests.
+const MAX_EVIDENCE: usize = 3072;
 /// Events of one sandbox that may come at once, and each second after that.
 const EVENTS: f64 = 400.0;
 const EVENTS_RATE: f64 = 100.0;
@@ -69,6 +71,10 @@ impl Link {
     /// Sends, or queues what the socket has no room for. False: there is no room
     /// at all.
     pub(crate) fn say(&self, message: &FromNet) -> bool {
+        self.say_within(message, MAX_QUEUED)
+    }
+
+    fn say_within(&self, message: &FromNet, most: usize) -> bool {
         let Ok(packet) = serde_json::to_vec(message) else {
             return false;
         };
@@ -77,7 +83,7 @@ impl Link {
         if queue.is_empty() && self.try_send(&packet).is_ok() {
             return true;
         }
-        if queue.len() >= MAX_QUEUED {
+        if queue.len() >= most {
             return false;
         }
         queue.push_back(packet);
@@ -219,7 +225,7 @@ impl Supervisor for Link {
 
     fn asked(&self, asked: Asked) {
         let sandbox = asked.sandbox;
-        if self.has_room(sandbox) && !self.say(&FromNet::Asked(asked)) {
+        if self.has_room(sandbox) && !self.say_within(&FromNet::Asked(asked), MAX_EVIDENCE) {
             self.not_told(sandbox);
         }
     }
@@ -245,7 +251,7 @@ impl Origins for Link {
 
     fn spliced(&self, what: Spliced) {
         let sandbox = what.sandbox;
-        if self.has_room(sandbox) && !self.say(&FromNet::Spliced(what)) {
+        if self.has_room(sandbox) && !self.say_within(&FromNet::Spliced(what), MAX_EVIDENCE) {
             self.not_told(sandbox);
         }
     }

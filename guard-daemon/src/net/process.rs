@@ -10,12 +10,13 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, UdpSocket};
-use tokio::task::{AbortHandle, LocalSet, spawn_local};
+use tokio::task::{JoinSet, LocalSet};
 
 use super::confine;
 use super::link::Link;
 use super::resolver::sandbox::{Policy, Sandbox};
-use super::resolver::{serve, upstream::Files};
+use super::resolver::serve;
+use super::resolver::upstream::Files;
 use super::splice;
 use super::wire::{FromNet, ToNet};
 use crate::supervisor::launch::set_nonblocking;
@@ -25,9 +26,10 @@ use crate::sys::fds::watch_both;
 /// passes on has ended.
 #[must_use]
 pub fn main() -> ExitCode {
+    // Libraries would say what a sandbox or a server sent.
     tracing_subscriber::fmt()
         .with_writer(io::stderr)
-        .with_max_level(tracing::Level::WARN)
+        .with_env_filter("guard_daemon=warn")
         .init();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
@@ -54,7 +56,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     local.block_on(&runtime, async {
         let link = Rc::new(Link::new(watch_both(socket)?));
         confine::install()?;
-        serve_all(&link, Files::default()).await;
+        serve_all(&link, &Files::default()).await;
         Ok::<_, Box<dyn std::error::Error>>(())
     })?;
     // Connections that are passed on go on without a supervisor.
@@ -63,19 +65,22 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Serves what the supervisor opens, until it is gone.
-async fn serve_all(link: &Rc<Link>, files: Files) {
+async fn serve_all(link: &Rc<Link>, files: &Files) {
+    let mut own = JoinSet::new();
     let sender = Rc::clone(link);
-    let sending = spawn_local(async move { sender.send_queued().await }).abort_handle();
+    own.spawn_local(async move { sender.send_queued().await });
     let counter = Rc::clone(link);
-    let counting = spawn_local(async move {
+    own.spawn_local(async move {
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;
             counter.say_unnamed();
         }
-    })
-    .abort_handle();
+    });
     link.say(&FromNet::Ready);
-    let mut sandboxes: HashMap<u64, Vec<AbortHandle>> = HashMap::new();
+    // The tasks of a sandbox end, with all that they have begun, when its set is
+    // dropped: when it is closed, opened anew, or nobody is there to judge. The
+    // next supervisor binds the same addresses.
+    let mut sandboxes: HashMap<u64, JoinSet<()>> = HashMap::new();
     loop {
         let packet = match link.receive().await {
             Ok(Some(packet)) => packet,
@@ -87,17 +92,14 @@ async fn serve_all(link: &Rc<Link>, files: Files) {
         };
         match packet.parse::<ToNet>() {
             Ok(ToNet::Close { sandbox }) => {
-                for task in sandboxes.remove(&sandbox).unwrap_or_default() {
-                    task.abort();
-                }
+                sandboxes.remove(&sandbox);
                 link.forget(sandbox);
             }
             Ok(open @ ToNet::Open { sandbox, .. }) => {
-                match start(link, open, packet.fds, files.clone()) {
+                sandboxes.remove(&sandbox);
+                match start(link, open, packet.fds, files) {
                     Ok(tasks) => {
-                        for task in sandboxes.insert(sandbox, tasks).unwrap_or_default() {
-                            task.abort();
-                        }
+                        sandboxes.insert(sandbox, tasks);
                     }
                     Err(error) => tracing::error!("the sockets of a sandbox: {error}"),
                 }
@@ -108,10 +110,6 @@ async fn serve_all(link: &Rc<Link>, files: Files) {
                 break;
             }
         }
-    }
-    // The next supervisor binds the same addresses.
-    for task in sandboxes.into_values().flatten().chain([sending, counting]) {
-        task.abort();
     }
     link.give_up();
 }
@@ -133,8 +131,8 @@ fn start(
     link: &Rc<Link>,
     open: ToNet,
     fds: Vec<OwnedFd>,
-    files: Files,
-) -> io::Result<Vec<AbortHandle>> {
+    files: &Files,
+) -> io::Result<JoinSet<()>> {
     let ToNet::Open {
         sandbox,
         rules,
@@ -146,7 +144,7 @@ fn start(
         audit_only,
     } = open
     else {
-        return Ok(Vec::new());
+        return Ok(JoinSet::new());
     };
     let families = 1 + usize::from(v6);
     let expected = families * 2 + if splice { families } else { 0 };
@@ -163,10 +161,10 @@ fn start(
         networks,
         audit_only,
     };
-    let state = Sandbox::new(policy, upstreams, files, Instant::now());
+    let state = Sandbox::new(policy, upstreams, files.clone(), Instant::now());
     let shared = Rc::new(std::cell::RefCell::new(state));
     let rules = Rc::new(rules);
-    let mut tasks = Vec::new();
+    let mut tasks = JoinSet::new();
     let mut fds = fds.into_iter();
     for _ in 0..families {
         let (Some(udp), Some(tcp)) = (fds.next(), fds.next()) else {
@@ -174,15 +172,14 @@ fn start(
         };
         let (udp, tcp) = (udp_of(udp)?, tcp_of(tcp)?);
         let (state, supervisor) = (Rc::clone(&shared), Rc::clone(link));
-        tasks.push(spawn_local(serve::udp(udp, state, supervisor)).abort_handle());
+        tasks.spawn_local(serve::udp(udp, state, supervisor));
         let (state, supervisor) = (Rc::clone(&shared), Rc::clone(link));
-        tasks.push(spawn_local(serve::tcp(tcp, state, supervisor)).abort_handle());
+        tasks.spawn_local(serve::tcp(tcp, state, supervisor));
     }
     for fd in fds {
         let (rules, supervisor) = (Rc::clone(&rules), Rc::clone(link));
         let listener = tcp_of(fd)?;
-        let serving = splice::serve(sandbox, listener, rules, sets, supervisor);
-        tasks.push(spawn_local(serving).abort_handle());
+        tasks.spawn_local(splice::serve(sandbox, listener, rules, sets, supervisor));
     }
     Ok(tasks)
 }

@@ -7,6 +7,7 @@ use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::rdata::svcb::SvcParamKey;
 use hickory_proto::rr::rdata::{HTTPS, SVCB};
 use hickory_proto::rr::{DNSClass, Name as WireName, RData, Record, RecordType};
+use hickory_proto::serialize::binary::BinEncodable as _;
 
 use super::question::Question;
 use crate::net::addresses::{MAX_TTL, MIN_TTL, is_private};
@@ -25,6 +26,9 @@ const EXTENDED_ERROR: u16 = 15;
 /// Records of an answer that are passed on.
 const MAX_RECORDS: usize = 256;
 
+/// Bytes that a record takes in memory beside its own.
+const RECORD: usize = 256;
+
 /// What is left of an upstream's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Sifted {
@@ -32,7 +36,7 @@ pub(crate) enum Sifted {
     Records(Records),
     /// Upstream has nothing of this type that belongs to the question.
     Nothing,
-    /// It leads over a name that a rule denies.
+    /// It leads over a name that a rule denies, or leaves to approval.
     Denied(Name, RuleRef),
     /// It leads to private addresses only.
     Private(Vec<IpAddr>),
@@ -47,6 +51,8 @@ pub(crate) struct Records {
     pub(crate) addresses: Vec<IpAddr>,
     /// Seconds, between [`MIN_TTL`] and [`MAX_TTL`]; the same for all.
     pub(crate) ttl: u32,
+    /// Bytes that they take, about.
+    pub(crate) size: usize,
 }
 
 /// Sifts the answer section of an upstream's answer: only what the question's
@@ -76,7 +82,9 @@ pub(crate) fn sift(
         let Ok(next) = Name::of_labels(to.iter()) else {
             return Sifted::Nothing;
         };
-        if let NameVerdict::Deny(Some(rule)) = rules.judge(&next, sets) {
+        // Nor is what wants approval opened by another name.
+        if let NameVerdict::Deny(Some(rule)) | NameVerdict::Approve(rule) = rules.judge(&next, sets)
+        {
             return Sifted::Denied(next, rule);
         }
         out.records.push(owner.clone());
@@ -132,6 +140,10 @@ fn gather(
     out.ttl = ttl.clamp(MIN_TTL, MAX_TTL);
     for record in &mut out.records {
         record.ttl = out.ttl;
+        out.size += RECORD
+            + record
+                .to_bytes()
+                .map_or(usize::from(u16::MAX), |bytes| bytes.len());
     }
     Sifted::Records(out)
 }

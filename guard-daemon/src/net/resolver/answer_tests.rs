@@ -87,6 +87,10 @@ fn a_chain_over_a_denied_name_is_refused_by_that_rule() {
         }
         other => panic!("{other:?}"),
     }
+    let rules = rules("allow = ['*.ok.test']\napprove = ['*.bad.test']");
+    let name = wire("www.ok.test.");
+    let approve = sift(&name, RecordType::A, &answers, &rules, 1, &[]);
+    assert!(matches!(approve, Sifted::Denied(_, rule) if rule.id == "network.approve[0]"));
     // A question for the alias itself leads nowhere.
     let alias = records(sifted("www.ok.test.", RecordType::CNAME, &answers));
     assert_eq!((alias.records.len(), alias.chain.len()), (1, 0));

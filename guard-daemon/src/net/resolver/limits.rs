@@ -19,7 +19,10 @@ const WINDOW: f64 = 60.0;
 /// Bits that new names below one zone may carry in that time: 512 bytes. Names of
 /// content networks have 50 to 250 bits each.
 const BITS: f64 = 4096.0;
-/// Labels of a zone: what is in front of them is what a program can choose.
+/// Bits that a question for a name counts at most that was asked for before:
+/// fifty names whose addresses hold six seconds can be asked for again and again.
+const REPEATED: f64 = 4.0;
+/// Labels of a zone that no rule names: what is in front of them is what a program can choose.
 const ZONE_LABELS: usize = 2;
 /// Names that are remembered as asked for; the oldest are forgotten, and count as
 /// new again.
@@ -53,42 +56,82 @@ impl Rate {
     }
 }
 
-/// What new names have carried lately, by zone.
+/// What questions for names below a zone have carried lately.
+#[derive(Debug)]
+struct Zone {
+    spent: f64,
+    since: f64,
+    /// Names below it that are remembered.
+    known: u32,
+}
+
+impl Zone {
+    fn left_over(&self, now: f64) -> f64 {
+        (self.spent - (now - self.since).max(0.0) * BITS / WINDOW).max(0.0)
+    }
+}
+
+/// What names have carried lately, by zone.
 #[derive(Debug, Default)]
 pub(crate) struct Information {
     known: HashSet<Name>,
-    order: VecDeque<Name>,
-    zones: HashMap<String, (f64, f64)>,
+    /// With the bytes of their zone.
+    order: VecDeque<(Name, usize)>,
+    zones: HashMap<String, Zone>,
 }
 
 impl Information {
-    /// Whether a name may be asked for upstream. One that was asked for before
-    /// carries nothing new.
-    pub(crate) fn take(&mut self, name: &Name, now: f64) -> bool {
-        if self.known.contains(name) {
+    /// Whether a name may be asked for upstream. `spelled_out` are the bytes at
+    /// its end that the policy itself names: they carry nothing, nor does a name
+    /// without others. Where nothing says so, it is the last two labels.
+    pub(crate) fn take(&mut self, name: &Name, spelled_out: Option<usize>, now: f64) -> bool {
+        let text = name.as_str();
+        let from_end = spelled_out.unwrap_or_else(|| zone(name).len());
+        let (free, zone) = text.split_at(text.len().saturating_sub(from_end));
+        let free = free.strip_suffix('.').unwrap_or(free);
+        if free.is_empty() {
             return true;
         }
-        let zone = zone(name);
-        let (spent, since) = self.zones.get(zone).copied().unwrap_or((0.0, now));
-        let spent = (spent - (now - since).max(0.0) * BITS / WINDOW).max(0.0);
-        let bits = bits(name);
-        if spent + bits > BITS {
+        let entry = self.zones.entry(zone.to_owned()).or_insert(Zone {
+            spent: 0.0,
+            since: now,
+            known: 0,
+        });
+        let is_known = self.known.contains(name);
+        let cost = match is_known {
+            // Which one of those that are known is all that it says.
+            true => f64::from(entry.known + 1).log2().min(REPEATED),
+            false => bits(free),
+        };
+        let spent = entry.left_over(now) + cost;
+        if spent > BITS {
             return false;
         }
-        self.zones.insert(zone.to_owned(), (spent + bits, now));
-        if self.zones.len() > REMEMBERED {
-            // Only those that have spent something lately are of interest.
-            self.zones
-                .retain(|_, (spent, since)| *spent > (now - *since) * BITS / WINDOW);
+        (entry.spent, entry.since) = (spent, now);
+        if !is_known {
+            entry.known += 1;
+            self.known.insert(name.clone());
+            self.order.push_back((name.clone(), zone.len()));
         }
-        self.known.insert(name.clone());
-        self.order.push_back(name.clone());
-        if self.order.len() > REMEMBERED
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.known.remove(&oldest);
+        if self.order.len() > REMEMBERED {
+            self.forget_oldest();
+        }
+        if self.zones.len() > 2 * REMEMBERED {
+            let of_interest = |zone: &Zone| zone.known > 0 || zone.left_over(now) > 0.0;
+            self.zones.retain(|_, zone| of_interest(zone));
         }
         true
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some((name, len)) = self.order.pop_front() else {
+            return;
+        };
+        self.known.remove(&name);
+        let text = name.as_str();
+        if let Some(zone) = self.zones.get_mut(&text[text.len() - len..]) {
+            zone.known = zone.known.saturating_sub(1);
+        }
     }
 }
 
@@ -103,17 +146,10 @@ fn zone(name: &Name) -> &str {
     }
 }
 
-/// Bits that the labels before the zone can carry: their length, at the entropy
-/// of their characters (Shannon), at least one bit a character. Words of a
-/// language have more than they look like; that errs on the side of less.
-fn bits(name: &Name) -> f64 {
-    let zone = zone(name);
-    let text = name.as_str();
-    let free = &text[..text.len() - zone.len()];
-    let free = free.strip_suffix('.').unwrap_or(free);
-    if free.is_empty() {
-        return 0.0;
-    }
+/// Bits that labels can carry: their length, at the entropy of their characters
+/// (Shannon), at least one bit a character. Words of a language have more than
+/// they look like; that errs on the side of less.
+fn bits(free: &str) -> f64 {
     let mut counts = [0_u32; 256];
     for byte in free.bytes() {
         counts[usize::from(byte)] += 1;
@@ -161,10 +197,9 @@ mod tests {
         ] {
             assert_eq!(zone(&name(text)), expected);
         }
-        assert!(bits(&name("example.com")) < 0.1);
-        assert!(bits(&name("www.example.com")) < 8.0);
-        assert!(bits(&name("deadbeef0123456789.example.com")) > 50.0);
-        assert!(bits(&name("aaaaaaaaaaaaaaaaaaaa.example.com")) > 19.0);
+        assert!(bits("www") < 8.0);
+        assert!(bits("deadbeef0123456789") > 50.0);
+        assert!(bits("aaaaaaaaaaaaaaaaaaaa") > 19.0);
     }
 
     #[test]
@@ -182,18 +217,19 @@ mod tests {
             name(&format!("{label}.tunnel.test"))
         };
         let passed = (0..1000)
-            .filter(|n| information.take(&chunk(*n), 0.0))
+            .filter(|n| information.take(&chunk(*n), None, 0.0))
             .count();
         assert!((12..=20).contains(&passed), "{passed}");
         // Another zone, and names that were asked for, go on.
-        assert!(information.take(&name("www.other.test"), 0.0));
-        assert!(information.take(&chunk(0), 0.0));
-        assert!(!information.take(&chunk(2000), 0.0));
+        assert!(information.take(&name("www.other.test"), None, 0.0));
+        assert!(!information.take(&chunk(2000), None, 0.0));
+        assert!(information.take(&chunk(0), None, 5.0));
         // A minute later there is room again.
-        assert!(information.take(&chunk(2000), 60.0));
+        assert!(information.take(&chunk(2000), None, 60.0));
         // A hundred hosts of one zone by their words.
         let mut information = Information::default();
-        let hosts = (0..60).filter(|n| information.take(&name(&format!("host{n}.site.test")), 0.0));
+        let host = |n: u32| name(&format!("host{n}.site.test"));
+        let hosts = (0..60).filter(|n| information.take(&host(*n), None, 0.0));
         assert_eq!(hosts.count(), 60);
     }
 
@@ -201,9 +237,33 @@ mod tests {
     fn what_is_remembered_is_bounded() {
         let mut information = Information::default();
         for n in 0..20_000_u32 {
-            information.take(&name(&format!("a{n}.zone{n}.test")), f64::from(n));
+            information.take(&name(&format!("a{n}.zone{n}.test")), None, f64::from(n));
         }
         assert!(information.known.len() <= REMEMBERED && information.order.len() <= REMEMBERED);
-        assert!(information.zones.len() <= REMEMBERED + 1);
+        assert!(information.zones.len() <= 2 * REMEMBERED);
+    }
+    #[test]
+    fn what_the_policy_spells_out_carries_nothing() {
+        let mut information = Information::default();
+        let long = name("a-long-name-that-the-policy-names-itself-0123456789.tunnel.test");
+        let whole = Some(long.as_str().len());
+        assert!((0..10_000).all(|_| information.take(&long, whole, 0.0)));
+        // Below a zone of many labels only what is in front of it counts.
+        let deep = |n: u32| name(&format!("h{n}.s3.eu-west-1.cloud.test"));
+        let suffix = Some("s3.eu-west-1.cloud.test".len());
+        let passed = (0..1000).filter(|n| information.take(&deep(*n), suffix, 0.0));
+        assert!(passed.count() > 400);
+    }
+
+    #[test]
+    fn names_that_are_known_are_no_way_out_either() {
+        let mut information = Information::default();
+        let host = |n: u32| name(&format!("h{n}.site.test"));
+        assert!((0..50).all(|n| information.take(&host(n), None, 0.0)));
+        // Each of them for both families every six seconds, for ten minutes.
+        let mut ordinary = (0..100).flat_map(|turn| (0..100).map(move |n| (turn, n % 50)));
+        assert!(ordinary.all(|(turn, n)| information.take(&host(n), None, f64::from(turn) * 6.0)));
+        let flood = (0..10_000).filter(|n| information.take(&host(n % 50), None, 600.0));
+        assert!(flood.count() <= 1024);
     }
 }

@@ -86,7 +86,12 @@ pub(crate) fn read(packet: &[u8]) -> Asked {
     if let Some(edns) = &message.edns
         && edns.version() != 0
     {
-        return bad(ResponseCode::BADVERS, shown);
+        let Asked::Bad(mut answer, shown) = bad(ResponseCode::BADVERS, shown) else {
+            return Asked::Noise;
+        };
+        // The code's upper bits have their place there only (RFC 6891, 6.1.3).
+        answer.set_edns(Edns::new());
+        return Asked::Bad(answer, shown);
     }
     let size = message.edns.as_ref().map_or(PLAIN_SIZE, |edns| {
         edns.max_payload().clamp(PLAIN_SIZE, LARGEST_SIZE)
@@ -190,6 +195,14 @@ pub(crate) mod tests {
         // A dot within a label.
         assert_eq!(code(&with(13, b'.')), Some(ResponseCode::Refused));
         assert_eq!(code(&good[..good.len() - 1]), Some(ResponseCode::FormErr));
+        let mut versioned = packet("a.test.", RecordType::A, Some(1232));
+        let version = versioned.len() - 5;
+        versioned[version] = 1;
+        let Asked::Bad(answer, _) = read(&versioned) else {
+            panic!("version 1 is read");
+        };
+        let answer = Message::from_vec(&answer.to_vec().unwrap()).unwrap();
+        assert_eq!(answer.metadata.response_code.high(), 1);
         for noise in [&good[..1], &[], &with(2, 0x81)] {
             assert!(matches!(read(noise), Asked::Noise), "{noise:?}");
         }

@@ -12,6 +12,7 @@ use super::answer::{self, Records, Sifted, sift};
 use super::limits::{Information, MAX_WAITING, Rate};
 use super::question::{self, Question};
 use super::upstream::{Files, Servers, Upstream};
+use crate::net::addresses::MIN_TTL;
 use crate::net::wire::{Asked, Outcome};
 use crate::policy::RuleRef;
 use crate::policy::names::{Name, NameRules, NameVerdict};
@@ -19,6 +20,10 @@ use crate::wire::escape;
 
 /// Answers that are kept ready.
 const READY: usize = 4096;
+/// Bytes that they may take. An answer can have 64 KiB.
+const READY_BYTES: usize = 8 << 20;
+/// Bytes that a record takes beside its own.
+const RECORD: usize = 256;
 /// Addresses of which it is remembered what name led there, for questions the
 /// other way round.
 const REVERSE: usize = 8192;
@@ -51,6 +56,16 @@ enum Given {
     Nothing(bool, Option<RuleRef>),
 }
 
+impl Given {
+    /// Bytes that it takes, about.
+    fn size(&self) -> usize {
+        match self {
+            Self::Records(records, _) => RECORD + records.size,
+            Self::Nothing(..) => RECORD,
+        }
+    }
+}
+
 /// What a policy says of a sandbox's questions.
 pub(crate) struct Policy {
     pub(crate) sandbox: u64,
@@ -70,6 +85,10 @@ pub(crate) struct Sandbox {
     information: Information,
     begun: Instant,
     waiting: usize,
+    /// Bytes of the answers that are kept ready.
+    ready_bytes: usize,
+    /// Connections that it has to its resolver.
+    pub(crate) connections: usize,
 }
 
 /// What is to be done about a question.
@@ -126,6 +145,8 @@ impl Sandbox {
             information: Information::default(),
             begun: now,
             waiting: 0,
+            ready_bytes: 0,
+            connections: 0,
         }
     }
 
@@ -181,10 +202,20 @@ impl Sandbox {
                 return self.refused(question, tcp, rule.as_ref(), &why);
             }
         };
+        if matches!(question.record, RecordType::Unknown(_)) {
+            // What cannot be read cannot be sifted: there is no such record.
+            let mut asked = evidence(self.policy.sandbox, question, tcp, Outcome::Nothing);
+            asked.rule = rule.as_ref().map(pair);
+            return Step::Answer(question.answer(ResponseCode::NoError), asked.into());
+        }
         if self.waiting >= MAX_WAITING {
             return self.limited(question, tcp, "too many questions wait for an answer");
         }
-        if !self.information.take(&question.name, seconds) {
+        let spelled_out = self
+            .policy
+            .rules
+            .spelled_out(&question.name, self.policy.sets);
+        if !self.information.take(&question.name, spelled_out, seconds) {
             let why = "too many new names below one zone";
             return self.limited(question, tcp, why);
         }
@@ -238,11 +269,7 @@ impl Sandbox {
         let name = self.told.get(&net.addr())?;
         let wire = WireName::from_ascii(format!("{name}.")).ok()?;
         let pointer = RData::PTR(hickory_proto::rr::rdata::PTR(wire));
-        let record = Record::from_rdata(
-            question.wire.clone(),
-            crate::net::addresses::MIN_TTL,
-            pointer,
-        );
+        let record = Record::from_rdata(question.wire.clone(), MIN_TTL, pointer);
         let mut asked = evidence(self.policy.sandbox, question, tcp, Outcome::Answered);
         asked.chain.push(name.clone());
         asked.cached = true;
@@ -252,10 +279,9 @@ impl Sandbox {
         ))
     }
 
-    /// Begins to wait for upstream.
+    /// Asks upstream.
     fn ask(&mut self, question: &Question, now: Instant) -> impl Future<Output = Upstream> + use<> {
         self.servers.refresh(now);
-        self.waiting += 1;
         // Absolute, and in the one form in which names are compared.
         let mut wire = question.wire.to_lowercase();
         wire.set_fqdn(true);
@@ -263,22 +289,30 @@ impl Sandbox {
     }
 
     fn keep(&mut self, question: &Question, given: Given, seconds: u32, now: Instant) {
-        if seconds == 0 {
-            return;
-        }
-        if self.ready.len() >= READY {
+        let size = given.size();
+        let is_full =
+            |state: &Self| state.ready.len() >= READY || state.ready_bytes + size > READY_BYTES;
+        if is_full(self) {
             self.ready.retain(|_, ready| now < ready.until);
+            self.ready_bytes = self.ready.values().map(|ready| ready.answer.size()).sum();
         }
-        if self.ready.len() >= READY {
+        if is_full(self) {
             self.ready.clear();
+            self.ready_bytes = 0;
         }
+        // That there is nothing holds as long as an address at least: or asking
+        // again and again would be a way out.
+        let seconds = seconds.max(MIN_TTL);
         let ready = Ready {
             answer: given,
             since: now,
             until: now + Duration::from_secs(u64::from(seconds)),
         };
         let key = (question.name.clone(), question.record);
-        self.ready.insert(key, ready);
+        self.ready_bytes += size;
+        if let Some(old) = self.ready.insert(key, ready) {
+            self.ready_bytes -= old.answer.size();
+        }
     }
 
     fn tell(&mut self, name: &Name, addresses: &[IpAddr]) {
@@ -309,11 +343,24 @@ pub(crate) async fn resolve<S: Supervisor>(
     rule: Option<RuleRef>,
     tcp: bool,
 ) -> (Message, Asked) {
+    shared.borrow_mut().waiting += 1;
+    let answered = ask_and_judge(shared, supervisor, question, rule, tcp).await;
+    // Who is aborted before that is aborted with the whole sandbox.
+    shared.borrow_mut().waiting -= 1;
+    answered
+}
+
+async fn ask_and_judge<S: Supervisor>(
+    shared: &Shared,
+    supervisor: &S,
+    question: &Question,
+    rule: Option<RuleRef>,
+    tcp: bool,
+) -> (Message, Asked) {
     let asking = shared.borrow_mut().ask(question, Instant::now());
     let upstream = asking.await;
     let (sandbox, audit_only) = {
-        let mut state = shared.borrow_mut();
-        state.waiting -= 1;
+        let state = shared.borrow();
         (state.policy.sandbox, state.policy.audit_only)
     };
     let mut asked = evidence(sandbox, question, tcp, Outcome::Nothing);
@@ -412,4 +459,42 @@ async fn give<S: Supervisor>(
         state.keep(question, given, seconds, begun);
     }
     (answer, asked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::resolver::question::tests::packet;
+
+    #[test]
+    fn answers_that_are_kept_are_bounded_in_bytes() {
+        let policy = Policy {
+            sandbox: 1,
+            rules: NameRules::default(),
+            sets: 1,
+            networks: Vec::new(),
+            audit_only: false,
+        };
+        let now = Instant::now();
+        let files = Files {
+            resolv_conf: "/nonexistent".into(),
+            hosts: "/nonexistent".into(),
+        };
+        let mut sandbox = Sandbox::new(policy, Vec::new(), files, now);
+        for n in 0..300 {
+            let packet = packet(&format!("n{}.ok.test.", n % 200), RecordType::TXT, None);
+            let question::Asked::Question(question) = question::read(&packet) else {
+                panic!("no question");
+            };
+            let records = Records {
+                size: 60_000,
+                ..Records::default()
+            };
+            let given = Given::Records(Rc::new(records), None);
+            sandbox.keep(&question, given, 60, now);
+            let held = sandbox.ready.values().map(|ready| ready.answer.size());
+            assert_eq!(sandbox.ready_bytes, held.sum::<usize>());
+            assert!(sandbox.ready_bytes <= READY_BYTES && !sandbox.ready.is_empty());
+        }
+    }
 }

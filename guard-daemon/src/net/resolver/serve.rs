@@ -1,6 +1,5 @@
 //! The sockets of one sandbox: questions in, answers out, over UDP and TCP.
 
-use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -9,6 +8,7 @@ use std::time::{Duration, Instant};
 use hickory_proto::op::Message;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::task::JoinSet;
 
 use super::answer::bytes;
 use super::question::{self, Asked as Arrived, Question};
@@ -56,13 +56,15 @@ fn first<S: Supervisor>(packet: &[u8], tcp: bool, sandbox: &Shared, supervisor: 
     }
 }
 
-/// Answers over UDP until the task is aborted.
+/// Answers over UDP until the task is aborted. Questions that wait end with it:
+/// none is answered by rules that were replaced, and the socket is free at once.
 pub(crate) async fn udp<S: Supervisor + 'static>(
     socket: Rc<UdpSocket>,
     sandbox: Shared,
     supervisor: Rc<S>,
 ) {
     let mut buffer = vec![0; PACKET];
+    let mut asking = JoinSet::new();
     while socket.readable().await.is_ok() {
         for _ in 0..TURN {
             let (len, from) = match socket.try_recv_from(&mut buffer) {
@@ -78,7 +80,7 @@ pub(crate) async fn udp<S: Supervisor + 'static>(
                 First::Ask(question, rule) => {
                     let (socket, sandbox) = (Rc::clone(&socket), Rc::clone(&sandbox));
                     let supervisor = Rc::clone(&supervisor);
-                    tokio::task::spawn_local(async move {
+                    asking.spawn_local(async move {
                         let (answer, asked) =
                             resolve(&sandbox, &*supervisor, &question, rule, false).await;
                         supervisor.asked(asked);
@@ -87,6 +89,7 @@ pub(crate) async fn udp<S: Supervisor + 'static>(
                 }
             }
         }
+        while asking.try_join_next().is_some() {}
         tokio::task::yield_now().await;
     }
 }
@@ -98,13 +101,13 @@ fn send(socket: &UdpSocket, answer: &Message, size: u16, to: SocketAddr) {
     }
 }
 
-/// Answers over TCP until the task is aborted.
+/// Answers over TCP until the task is aborted; its connections end with it.
 pub(crate) async fn tcp<S: Supervisor + 'static>(
     listener: TcpListener,
     sandbox: Shared,
     supervisor: Rc<S>,
 ) {
-    let connections = Rc::new(Cell::new(0));
+    let mut connections = JoinSet::new();
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -114,16 +117,16 @@ pub(crate) async fn tcp<S: Supervisor + 'static>(
                 continue;
             }
         };
-        if connections.get() >= MAX_CONNECTIONS {
+        while connections.try_join_next().is_some() {}
+        if sandbox.borrow().connections >= MAX_CONNECTIONS {
             continue;
         }
-        connections.set(connections.get() + 1);
+        sandbox.borrow_mut().connections += 1;
         let (sandbox, supervisor) = (Rc::clone(&sandbox), Rc::clone(&supervisor));
-        let connections = Rc::clone(&connections);
-        tokio::task::spawn_local(async move {
+        connections.spawn_local(async move {
             // An error of one connection is that connection's end.
             let _ = connection(stream, &sandbox, &*supervisor).await;
-            connections.set(connections.get() - 1);
+            sandbox.borrow_mut().connections -= 1;
         });
     }
 }

@@ -12,7 +12,7 @@ use hickory_proto::rr::rdata::{A, CNAME, SOA, TXT};
 use hickory_proto::rr::{Name as WireName, RData, Record, RecordType};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::{JoinSet, LocalSet, spawn_local};
 
 use super::sandbox::{Policy, Sandbox, Supervisor};
 use super::serve;
@@ -110,6 +110,7 @@ struct Lab {
     tcp: SocketAddr,
     supervisor: Rc<Recorder>,
     questions: Rc<RefCell<u32>>,
+    tasks: JoinSet<()>,
     _hosts: tempfile::NamedTempFile,
 }
 
@@ -176,17 +177,19 @@ async fn lab(audit_only: bool) -> Lab {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (udp, tcp) = (socket.local_addr().unwrap(), listener.local_addr().unwrap());
-    spawn_local(serve::udp(
+    let mut tasks = JoinSet::new();
+    tasks.spawn_local(serve::udp(
         Rc::new(socket),
         Rc::clone(&shared),
         Rc::clone(&supervisor),
     ));
-    spawn_local(serve::tcp(listener, shared, Rc::clone(&supervisor)));
+    tasks.spawn_local(serve::tcp(listener, shared, Rc::clone(&supervisor)));
     Lab {
         udp,
         tcp,
         supervisor,
         questions,
+        tasks,
         _hosts: hosts,
     }
 }
@@ -401,6 +404,49 @@ fn whole_zones_and_everything_are_not_answered() {
             assert_eq!(lab.last().outcome, Outcome::Malformed);
         }
         assert_eq!(*lab.questions.borrow(), 0);
+    });
+}
+
+#[test]
+fn a_type_that_cannot_be_read_is_not_asked_for() {
+    run(async || {
+        let lab = lab(false).await;
+        let answer = lab.ask("www.ok.test.", RecordType::Unknown(65280)).await;
+        assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
+        assert!(answer.answers.is_empty());
+        assert_eq!(lab.last().record, "TYPE65280");
+        // Of a name that is refused it is not even said that there is none.
+        let refused = lab.ask("x.bad.test.", RecordType::Unknown(65280)).await;
+        assert_eq!(refused.metadata.response_code, ResponseCode::NXDomain);
+        assert_eq!(*lab.questions.borrow(), 0);
+    });
+}
+
+#[test]
+fn what_is_under_way_ends_with_the_sandbox() {
+    run(async || {
+        let mut lab = lab(false).await;
+        let mut stream = TcpStream::connect(lab.tcp).await.unwrap();
+        let bytes = question("www.ok.test.", RecordType::A).to_vec().unwrap();
+        stream.write_u16(bytes.len() as u16).await.unwrap();
+        stream.write_all(&bytes).await.unwrap();
+        let len = stream.read_u16().await.unwrap();
+        stream
+            .read_exact(&mut vec![0; usize::from(len)])
+            .await
+            .unwrap();
+        // A question that upstream does not answer waits.
+        let silent = question("silent.ok.test.", RecordType::A).to_vec().unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        socket.send_to(&silent, lab.udp).await.unwrap();
+        while *lab.questions.borrow() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(UdpSocket::bind(lab.udp).await.is_err());
+        lab.tasks.shutdown().await;
+        let ended = tokio::time::timeout(Duration::from_secs(1), stream.read_u16()).await;
+        assert!(ended.unwrap().is_err(), "the connection goes on");
+        UdpSocket::bind(lab.udp).await.unwrap();
     });
 }
 

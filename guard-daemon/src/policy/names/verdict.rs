@@ -138,6 +138,24 @@ impl NameRules {
         NameVerdict::Deny(rule.map(|rule| rule.to_ref()))
     }
 
+    /// Bytes at the end of a name that a rule which allows it spells out: all of
+    /// them by a rule without a wildcard. The rest is whoever asks free to choose.
+    /// `None`: no rule allows it.
+    #[must_use]
+    pub(crate) fn spelled_out(&self, name: &Name, active: u64) -> Option<usize> {
+        let rules = self.matching(name).into_iter();
+        let allow = rules.filter(|r| r.kind == Kind::Allow && r.sets & active != 0);
+        let bytes = allow.map(|rule| match rule.pattern.split_first() {
+            // With a dot between labels.
+            Some((first, rest)) if first == "*" => {
+                rest.iter().map(|label| label.len() + 1).sum::<usize>()
+                    - usize::from(!rest.is_empty())
+            }
+            _ => name.as_str().len(),
+        });
+        bytes.max()
+    }
+
     /// The ports for which a name is open, at most
     /// [`guard_common::names::MAX_GRANTS`] ranges that do not overlap, in order.
     /// A range in which every set that allows also denies or wants approval is
