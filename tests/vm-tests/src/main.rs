@@ -39,6 +39,8 @@ mod service;
 #[allow(unreachable_pub)]
 mod sessions;
 #[allow(unreachable_pub)]
+mod tls;
+#[allow(unreachable_pub)]
 mod unix;
 #[allow(unreachable_pub)]
 mod walls;
@@ -66,6 +68,7 @@ fn tests() -> Vec<Test> {
     all.extend_from_slice(network::TESTS);
     all.extend_from_slice(unix::TESTS);
     all.extend_from_slice(names::TESTS);
+    all.extend_from_slice(tls::TESTS);
     all.extend_from_slice(remembered::TESTS);
     all.extend_from_slice(equivalence::TESTS);
     all
