@@ -64,6 +64,9 @@ pub struct Grant {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Grants {
+    /// The key that it stands under. An element of the map that is given up is
+    /// used for another key at once: who still reads it sees that by this.
+    pub of: NamedAddress,
     /// When it was last connected to (`CLOCK_BOOTTIME`, nanoseconds).
     pub used: u64,
     /// The grants. None stands behind an empty one.
@@ -136,7 +139,7 @@ const _: () = assert!(size_of::<NamedAddress>() == 24 && size_of::<Grant>() == 4
 const _: () = assert!(size_of::<Resolver>() == 16 && size_of::<Splice>() == 40);
 const _: () = assert!(size_of::<Origin>() == 24);
 const _: () = assert!(SPLICES_OF_SLOT.is_power_of_two());
-const _: () = assert!(size_of::<Grants>() == 8 + 40 * MAX_GRANTS);
+const _: () = assert!(size_of::<Grants>() == 24 + 8 + 40 * MAX_GRANTS);
 
 /// Whether the address rules and one grant together allow a connection. A name
 /// that wants approval gives none: its address is never told to anybody.

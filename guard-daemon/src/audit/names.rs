@@ -105,6 +105,7 @@ pub fn from_splice(
         mode: Some(Mode::Enforce),
         reason: spliced.refused.map(|refused| match refused {
             SpliceRefusal::Name => Reason::ServerName,
+            SpliceRefusal::Busy => Reason::Limit,
             _ => Reason::NoServerName,
         }),
         ..AuditEvent::new(

@@ -198,6 +198,7 @@ fn names() -> Vec<AuditEvent> {
         None,
         Some(SpliceRefusal::Name),
         Some(SpliceRefusal::Encrypted),
+        Some(SpliceRefusal::Busy),
     ] {
         let spliced = Spliced {
             sandbox: 7,

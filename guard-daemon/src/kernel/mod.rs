@@ -274,6 +274,18 @@ impl Kernel {
     /// # Errors
     /// When there are too many addresses for all sandboxes together.
     pub fn grant(&mut self, address: NamedAddress, grants: Grants) -> Result<(), KernelError> {
+        self.put_grants(
+            address,
+            Grants {
+                of: address,
+                ..grants
+            },
+        )
+    }
+
+    /// [`Self::grant`] with grants that may be another address's, for tests.
+    #[doc(hidden)]
+    pub fn put_grants(&mut self, address: NamedAddress, grants: Grants) -> Result<(), KernelError> {
         self.named
             .insert(address, grants, 0)
             .map_err(KernelError::map("NAMED_ADDRESSES"))

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::{JoinSet, LocalSet};
 
@@ -46,6 +47,9 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     }
     nix::sys::prctl::set_dumpable(false)?;
     nix::sys::prctl::set_no_new_privs()?;
+    // Two descriptors for each connection that is passed on: as many as may be.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     let socket = nix::unistd::dup(io::stdin().as_fd())?;
     set_nonblocking(&socket)?;
     let runtime = tokio::runtime::Builder::new_current_thread()

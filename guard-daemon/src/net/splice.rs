@@ -29,8 +29,9 @@ use hello::Hello;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes that wait in each direction.
 const BUFFER: usize = 16 << 10;
-/// Connections of one sandbox at once.
-const MAX_CONNECTIONS: usize = 256;
+/// Connections at once of one listener; a sandbox has two, for IPv4 and IPv6. The
+/// kernel keeps so many destinations for a sandbox (`SPLICES_OF_SLOT`).
+const MAX_CONNECTIONS: usize = 128;
 /// Alerts (RFC 8446, 6.2).
 const HANDSHAKE_FAILURE: u8 = 40;
 const UNRECOGNIZED_NAME: u8 = 112;

@@ -3,10 +3,13 @@
 use guard_common::event::{Kind, NetPayload, Op, PAYLOAD_NET, Reason};
 use guard_common::limits::MAX_NET_RULES;
 use guard_common::matcher::{Table, Verdict, add_net_rule, decide};
-use guard_common::names::{GRANT_SNI, Grant, MAX_GRANTS, NamedAddress, is_granted, is_resolvers};
+use guard_common::names::{
+    GRANT_SNI, Grant, Grants, MAX_GRANTS, NamedAddress, is_granted, is_resolvers,
+};
 use guard_common::sandbox::SANDBOX_LOG_ALLOWS;
 use guard_common::table::AccessMasks;
 
+use core::arch::asm;
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
@@ -324,6 +327,18 @@ pub extern "C" fn judged(subject: *const Subject, destination: *mut Destination)
     by_names(subject, destination, says)
 }
 
+/// Whether an element of the map is still this key's, after it was read: one that
+/// was given up meanwhile is another key's by now, and may be another sandbox's.
+/// User space writes an element's key before its grants.
+#[inline(always)]
+fn is_still(grants: *const Grants, key: &NamedAddress) -> bool {
+    // SAFETY: no instruction. What was read before stays before.
+    unsafe { asm!("", options(nostack)) };
+    // SAFETY: a live map value.
+    let of = unsafe { (&raw const (*grants).of).read_volatile() };
+    (of.sandbox ^ key.sandbox) | (of.addr_hi ^ key.addr_hi) | (of.addr_lo ^ key.addr_lo) == 0
+}
+
 /// What [`judged`] comes to by the names that led to an address which the rules
 /// alone do not allow.
 #[inline(always)]
@@ -367,6 +382,9 @@ fn by_names(subject: &Subject, destination: &mut Destination, says: u64) -> u64 
         let direct = grant.name == number;
         if direct && !every {
             // The others say only whether the address is shared, which is reported.
+            if !is_still(grants, &key) {
+                return says;
+            }
             destination.name = number;
             destination.masks.allow |= grant.masks.allow;
             // SAFETY: a live map value; what others write there meanwhile is a time, too.
@@ -381,7 +399,8 @@ fn by_names(subject: &Subject, destination: &mut Destination, says: u64) -> u64 
             destination.granted = grant.masks.allow;
         }
     }
-    if destination.name | destination.spliced == 0 {
+    if destination.name | destination.spliced == 0 || !is_still(grants, &key) {
+        destination.name = 0;
         return says;
     }
     destination.masks.allow |= destination.granted;

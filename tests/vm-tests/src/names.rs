@@ -232,6 +232,13 @@ fn names_open_addresses(kernel: &mut Kernel) {
         let set = kernel.grant(named(number, address), grants(rows));
         set.expect("a grant");
     }
+    // What stands in the place of another address's is nobody's.
+    let strange = Grants {
+        of: named(sandbox.entry.sandbox, "127.0.0.11"),
+        ..grants(&[(7, 7070, 7070, always, 1, 0)])
+    };
+    let key = named(sandbox.entry.sandbox, "127.0.0.15");
+    kernel.put_grants(key, strange).expect("a grant");
     let work = || {
         vec![
             connect("127.0.0.11:7070"),
@@ -268,7 +275,10 @@ fn names_open_addresses(kernel: &mut Kernel) {
     assert_eq!(by_name, [(7, 0), (7, 0), (7, 0), (10, 1), (7, 0)]);
     // Another sandbox has none of them.
     let other = super::hooks::sandbox(kernel, PROJECT, SANDBOX_DATAGRAM);
-    assert_eq!(other.run(|| vec![connect("127.0.0.11:7070")]), [no]);
+    let key = named(other.entry.sandbox, "127.0.0.15");
+    kernel.put_grants(key, strange).expect("a grant");
+    let work = || vec![connect("127.0.0.11:7070"), connect("127.0.0.15:7070")];
+    assert_eq!(other.run(work), [no, no]);
     other.end(kernel);
     sandbox.end(kernel);
 }
